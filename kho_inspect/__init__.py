@@ -1,0 +1,33 @@
+"""kho-inspect: look inside Linux Kexec HandOver (KHO) memory images.
+
+``inspect(dump, dtb)`` gives the :class:`~kho_inspect.model.Handover` that the command line
+prints. Importing the package is cheap: the work is imported when first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kho_inspect.errors import KhoError as KhoError
+    from kho_inspect.inspection import Options as Options
+    from kho_inspect.inspection import inspect as inspect
+    from kho_inspect.model import Handover as Handover
+
+__version__ = "0.1.0"
+__all__ = ["Handover", "KhoError", "Options", "__version__", "inspect"]
+
+_HOMES = {
+    "Handover": "kho_inspect.model",
+    "KhoError": "kho_inspect.errors",
+    "Options": "kho_inspect.inspection",
+    "inspect": "kho_inspect.inspection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

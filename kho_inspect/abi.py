@@ -1,0 +1,59 @@
+"""The one table of KHO ABI versions.
+
+Code asks a row for its features and never compares version numbers. Sources: the kernel's
+``include/linux/kho/abi/kexec_handover.h`` (kho-v2 to kho-v4) and ``kernel/kexec_handover.c``
+of 6.18 (kho-v1).
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+MAP_PROPERTY = "preserved-memory-map"
+"""Root property, native-endian u64: physical address of the preserved-memory map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abi:
+    """What one ``compatible`` string promises."""
+
+    compatible: str
+    kernels: str
+    """Releases that write it, for people."""
+    radix: bool
+    """The map is a radix tree of bitmaps (else: a list of ``khoser_mem_chunk``)."""
+    blob_property: str
+    """Sub-node property, native-endian u64: physical address of the blob."""
+    blob_size_property: str | None
+    """Sub-node property, native-endian u64: the blob's bytes. None: every blob is an FDT."""
+    order_bit_in_width: bool
+    """The tree's depth counts the bit above an order-0 PFN (kho-v2 forgot it)."""
+
+
+ABIS: tuple[Abi, ...] = (
+    Abi("kho-v1", "6.16 to 7.0", False, "fdt", None, False),
+    Abi("kho-v2", "development trees before 7.1", True, "preserved-data", None, False),
+    Abi("kho-v3", "7.1", True, "preserved-data", "blob-size", True),
+    Abi("kho-v4", "7.2, 7.3", True, "preserved-data", "blob-size", True),
+)
+
+BY_COMPATIBLE: dict[str, Abi] = {abi.compatible: abi for abi in ABIS}
+
+
+def find_abi(compatible: str) -> Abi | None:
+    """The row for a root compatible string, or None when no row fits.
+
+    A composite string (``kho-v4;radix-v1``, proposed on the lists) goes by its first known part.
+    """
+    for part in compatible.split(";"):
+        if part.strip() in BY_COMPATIBLE:
+            return BY_COMPATIBLE[part.strip()]
+    return None
+
+
+def nearest_abi(compatible: str) -> Abi:
+    """The known ABI whose name looks most like ``compatible`` (the newest when none does)."""
+    names = [abi.compatible for abi in reversed(ABIS)]
+    close = difflib.get_close_matches(compatible.split(";")[0], names, n=1, cutoff=0.0)
+    return BY_COMPATIBLE[close[0] if close else names[0]]

@@ -1,0 +1,1 @@
+"""Blob bytes → model: what the sub-nodes of the root FDT point to."""

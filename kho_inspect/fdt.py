@@ -1,0 +1,199 @@
+"""pyfdt behind one door: validated bytes in, nodes with raw property bytes out.
+
+pyfdt checks almost nothing, so :func:`parse` first walks the whole blob itself, strictly and
+iteratively, with bounds on everything that a hostile blob could inflate. Only then pyfdt's
+token list (lossless, unlike its trees) is folded into :class:`~kho_inspect.model.FdtNode`.
+Source of the rules: Devicetree Specification 0.4, chapter 5, and libfdt's ``fdt_check_full``.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from kho_inspect.errors import FdtError, TruncatedFdtError
+from kho_inspect.layouts import fdt as layout
+from kho_inspect.model import FdtNode, FdtProp, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_SIZE = 16 << 20
+"""Largest FDT that is read, bytes: the kernel's own limit for a boot DTB is 2 MiB."""
+MAX_DEPTH = 64
+MAX_TOKENS = 1 << 18
+MAX_NAME = 4096
+MAX_NAME_BYTES = 2 << 20
+"""Sum over all tokens: names are shared, so a small blob can spell a long one many times."""
+
+_HEADER_SIZE = layout.fdt_header.sizeof()
+
+
+def total_size(head: bytes | memoryview) -> int | None:
+    """``totalsize`` of the FDT that ``head`` starts with, None when it does not start one."""
+    if len(head) < 8 or bytes(head[:4]) != layout.FDT_MAGIC_BYTES:
+        return None
+    return int.from_bytes(head[4:8], "big")
+
+
+def parse(data: bytes | memoryview, *, source: str | None = None) -> FdtNode:
+    """The root node of the FDT at the start of ``data`` (bytes past its totalsize are ignored).
+
+    Raises TruncatedFdtError when only the end is missing, FdtError with the offset of the first
+    violation otherwise.
+    """
+    header = check_header(data, source=source)
+    blob = bytes(data[: header.totalsize])
+    _Checker(blob, header, source).run()
+    # Imported late: the only user of pyfdt.
+    from pyfdt.pyfdt import FdtBlobParse
+
+    return _fold(FdtBlobParse(_Latin1Names(blob)).fdt_dt_tags)
+
+
+def check_header(data: bytes | memoryview, *, source: str | None = None) -> Any:
+    """Validate magic, version and block ranges; returns the parsed header.
+
+    Raises FdtError, or TruncatedFdtError when the file ends before totalsize.
+    """
+
+    def refuse(message: str, offset: int) -> NoReturn:
+        raise FdtError(f"not a usable FDT: {message}", offset=offset, source=source)
+
+    if len(data) >= 4 and bytes(data[:4]) != layout.FDT_MAGIC_BYTES:
+        refuse(f"magic is {bytes(data[:4]).hex()}, should be {layout.FDT_MAGIC:x}", 0)
+    if len(data) < _HEADER_SIZE:
+        refuse(f"{len(data)} bytes are too few for the {_HEADER_SIZE}-byte header", len(data))
+    header = layout.fdt_header.parse(bytes(data[:_HEADER_SIZE]))
+    if header.version < 17 or header.last_comp_version > 17:
+        refuse(f"version is {header.version} (compatible {header.last_comp_version}), not 17", 20)
+    if header.totalsize < _HEADER_SIZE:
+        refuse(f"totalsize is {header.totalsize}, less than the header", 4)
+    if header.totalsize > MAX_SIZE:
+        refuse(f"totalsize is {header.totalsize}, more than the limit of {MAX_SIZE}", 4)
+    for name, start, size, align in (
+        ("memory reservation block", header.off_mem_rsvmap, 16, 8),
+        ("structure block", header.off_dt_struct, header.size_dt_struct, 4),
+        ("strings block", header.off_dt_strings, header.size_dt_strings, 1),
+    ):
+        if start % align:
+            refuse(f"{name} at offset {start:#x} is not {align}-byte aligned", start)
+        if start < _HEADER_SIZE or start + size > header.totalsize:
+            refuse(f"{name} {start:#x}+{size:#x} is not within totalsize", start)
+    if len(data) < header.totalsize:
+        raise TruncatedFdtError(totalsize=header.totalsize, have=len(data), source=source)
+    return header
+
+
+class _Checker:
+    """One strict pass over the reservation and structure blocks."""
+
+    def __init__(self, blob: bytes, header: Any, source: str | None) -> None:
+        self.blob = blob
+        self.header = header
+        self.source = source
+        self.end = header.off_dt_struct + header.size_dt_struct
+        self.name_bytes = 0
+
+    def refuse(self, message: str, offset: int) -> NoReturn:
+        raise FdtError(f"FDT offset {offset:#x}: {message}", offset=offset, source=self.source)
+
+    def run(self) -> None:
+        self.check_reservations()
+        at = self.header.off_dt_struct
+        depth = roots = 0
+        for _ in range(MAX_TOKENS):
+            token, start, at = self.u32(at), at, at + 4
+            if token == layout.FDT_BEGIN_NODE:
+                roots += depth == 0
+                depth += 1
+                if roots > 1:
+                    self.refuse("a second root node", start)
+                if depth > MAX_DEPTH:
+                    self.refuse(f"nodes nest deeper than {MAX_DEPTH}", start)
+                at = self.align(self.check_name(at, self.end, "node name"))
+            elif token == layout.FDT_END_NODE:
+                if depth == 0:
+                    self.refuse("END_NODE without a node", start)
+                depth -= 1
+            elif token == layout.FDT_PROP:
+                if depth == 0:
+                    self.refuse("a property outside any node", start)
+                at = self.check_property(at)
+            elif token == layout.FDT_END:
+                if depth or not roots:
+                    self.refuse(f"the tree ends with {depth} nodes still open", start)
+                return
+            elif token != layout.FDT_NOP:
+                self.refuse(f"unknown token {token:#x}", start)
+        self.refuse(f"more than {MAX_TOKENS} tokens", at)
+
+    def check_reservations(self) -> None:
+        at = self.header.off_mem_rsvmap
+        while at + 16 <= len(self.blob):
+            if not any(self.blob[at : at + 16]):
+                return
+            at += 16
+        self.refuse("the memory reservation block has no terminating entry", at)
+
+    def check_property(self, at: int) -> int:
+        length, name_offset = self.u32(at), self.u32(at + 4)
+        if length > self.end - at - 8:
+            self.refuse(f"property of {length} bytes runs past the structure block", at)
+        if name_offset >= self.header.size_dt_strings:
+            self.refuse(f"property name at strings+{name_offset:#x} is past the strings", at + 4)
+        strings = self.header.off_dt_strings
+        self.check_name(
+            strings + name_offset, strings + self.header.size_dt_strings, "property name"
+        )
+        return self.align(at + 8 + length)
+
+    def check_name(self, at: int, limit: int, what: str) -> int:
+        """Offset just past the NUL of the name at ``at``."""
+        nul = self.blob.find(b"\0", at, min(limit, at + MAX_NAME))
+        if nul < 0:
+            self.refuse(f"{what} does not end within {min(limit - at, MAX_NAME)} bytes", at)
+        self.name_bytes += nul - at
+        if self.name_bytes > MAX_NAME_BYTES:
+            self.refuse(f"names add up to more than {MAX_NAME_BYTES} bytes", at)
+        return nul + 1
+
+    def u32(self, at: int) -> int:
+        if at + 4 > self.end:
+            self.refuse("the structure block ends in the middle of the tree", at)
+        return int.from_bytes(self.blob[at : at + 4], "big")
+
+    @staticmethod
+    def align(at: int) -> int:
+        return (at + 3) & ~3
+
+
+class _Latin1Names(io.BytesIO):
+    """Makes pyfdt, which decodes names byte by byte as ASCII, keep every byte of a name."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        return _Latin1Byte(data) if size == 1 else data
+
+
+class _Latin1Byte(bytes):
+    def decode(self, encoding: str = "latin-1", errors: str = "strict") -> str:
+        return super().decode("latin-1")
+
+
+def _fold(tags: Iterable[tuple[int, Any]]) -> FdtNode:
+    """pyfdt's flat token list (already known to balance) as a tree of ours."""
+    open_nodes: list[tuple[str, list[FdtProp], list[FdtNode]]] = [("", [], [])]
+    for tag, value in tags:
+        if tag == layout.FDT_BEGIN_NODE:
+            open_nodes.append((_name(value), [], []))
+        elif tag == layout.FDT_PROP:
+            open_nodes[-1][1].append(FdtProp(_name(value[0]), value[1]))
+        elif tag == layout.FDT_END_NODE:
+            name, props, children = open_nodes.pop()
+            open_nodes[-1][2].append(FdtNode(name, tuple(props), tuple(children)))
+    return open_nodes[0][2][0]
+
+
+def _name(latin1: str) -> str:
+    return text_of(latin1.encode("latin-1"))

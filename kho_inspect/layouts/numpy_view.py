@@ -1,0 +1,50 @@
+"""From a Construct declaration to numpy, so that a layout is declared once.
+
+``U64Array`` is a Construct field whose value is a numpy view of the bytes; ``dtype_of`` turns
+a fixed-size Struct into the numpy dtype of the same bytes, for reading thousands at a time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from construct import Adapter, Bytes, Construct, FormatField, Renamed, Struct
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class U64Array(Adapter):  # type: ignore[misc]  # construct publishes no types
+    """``count`` little-endian u64; parses to a read-only ndarray of shape ``(count,)``."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(Bytes(8 * count))
+        self.count = count
+
+    def _decode(self, obj: bytes, context: Any, path: str) -> NDArray[np.uint64]:
+        return np.frombuffer(obj, dtype="<u8")
+
+    def _encode(self, obj: NDArray[np.uint64], context: Any, path: str) -> bytes:
+        return np.ascontiguousarray(obj, dtype="<u8").tobytes()
+
+
+def dtype_of(layout: Construct) -> np.dtype[Any]:
+    """The numpy dtype of a Struct made of integers, bytes, u64 arrays and such Structs.
+
+    Raises TypeError for a field without a fixed numpy counterpart.
+    """
+    if isinstance(layout, Renamed):
+        return dtype_of(layout.subcon)
+    if isinstance(layout, U64Array):
+        return np.dtype(("<u8", (layout.count,)))
+    if isinstance(layout, FormatField):
+        return np.dtype(layout.fmtstr)
+    if isinstance(layout, Struct):
+        dtype: np.dtype[Any] = np.dtype([(field.name, dtype_of(field)) for field in layout.subcons])
+        if dtype.itemsize != layout.sizeof():
+            raise TypeError(f"{layout!r} pads its fields")
+        return dtype
+    if isinstance(layout, Bytes):
+        return np.dtype(f"V{layout.sizeof()}")
+    raise TypeError(f"no numpy counterpart for {layout!r}")

@@ -1,0 +1,76 @@
+"""The protocol that every source of physical memory speaks."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kho_inspect.units import Extent, PhysAddr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Presence(StrEnum):
+    """What the dump can say of a range of physical memory."""
+
+    STORED = "stored"
+    NOT_STORED = "not stored"
+    """The machine has this memory; the dump does not hold its bytes."""
+    OUTSIDE = "outside"
+    """The dump declares no memory there."""
+
+
+class PhysicalMemory(Protocol):
+    """Read-only physical memory out of a file."""
+
+    @property
+    def path(self) -> str:
+        """The file, as the user named it."""
+
+    @property
+    def format(self) -> str:
+        """Name of the format: a key of ``memory.FORMATS``."""
+
+    @property
+    def size(self) -> int:
+        """File size in bytes."""
+
+    @property
+    def stored(self) -> tuple[Extent, ...]:
+        """Merged extents whose bytes are in the file."""
+
+    @property
+    def declared(self) -> tuple[Extent, ...]:
+        """Merged extents that exist on the machine, a superset of :attr:`stored`."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about the file itself (truncated, say), for people."""
+
+    def presence(self, paddr: PhysAddr, size: int = 1) -> Presence:
+        """The worst answer for any byte of the range."""
+
+    def read(self, paddr: PhysAddr, size: int) -> memoryview:
+        """``size`` bytes at ``paddr``.
+
+        Raises OutsideMemoryError or NotStoredMemoryError when any byte cannot be given.
+        """
+
+    def stored_mask(self, paddrs: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
+        """For each address of shape ``(n,)``: whether ``size`` bytes from it are stored."""
+
+    def gather(self, paddrs: NDArray[np.uint64], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """One ``dtype`` item from each address of shape ``(n,)``.
+
+        Raises as :meth:`read` does; ask :meth:`stored_mask` first.
+        """
+
+    def data_chunks(self, size: int, overlap: int) -> Iterator[tuple[PhysAddr, memoryview]]:
+        """All stored memory in pieces of at most ``size + overlap`` bytes, for scanning.
+
+        Neighbouring pieces share ``overlap`` bytes. Holes of a sparse file are passed over.
+        """

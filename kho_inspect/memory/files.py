@@ -1,0 +1,81 @@
+"""Opening regular files: mapped as a whole, or their first bytes."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from kho_inspect.errors import UnreadableInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def open_regular(path: str) -> int:
+    """A read-only descriptor of a regular file.
+
+    Raises UnreadableInputError with a reason for people.
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UnreadableInputError(f"cannot open {path}: {reason}", source=path) from error
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise UnreadableInputError(f"{path} is a directory, not a file", source=path)
+    raise UnreadableInputError(
+        f"{path} is not a regular file", hint="copy it to a file first", source=path
+    )
+
+
+def read_head(path: str, limit: int) -> bytes:
+    """Up to ``limit`` first bytes of a file, whose size debugfs or sysfs need not know.
+
+    Raises UnreadableInputError with a reason for people.
+    """
+    with open(open_regular(path), "rb") as file:
+        try:
+            return file.read(limit)
+        except OSError as error:
+            raise UnreadableInputError(
+                f"cannot read {path}: {error.strerror}", source=path
+            ) from error
+
+
+class MappedFile:
+    """A regular file, memory-mapped read-only, for the life of the object."""
+
+    def __init__(self, path: str) -> None:
+        """Raises UnreadableInputError with a reason for people."""
+        self.path = path
+        self._file = open(open_regular(path), "rb")  # noqa: SIM115  # closed with the object
+        self.size = os.fstat(self._file.fileno()).st_size
+        if self.size == 0:
+            raise UnreadableInputError(
+                f"{path} is empty", hint="was the disk full when the dump was taken?", source=path
+            )
+        try:
+            mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise UnreadableInputError(f"cannot map {path}: {error.strerror}") from error
+        self.view = memoryview(mapped)
+
+    def data_extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of file range ``start..end`` that are not holes of a sparse file."""
+        fd = self._file.fileno()
+        while start < end:
+            try:
+                start = os.lseek(fd, start, os.SEEK_DATA)
+                stop = os.lseek(fd, start, os.SEEK_HOLE)
+            except OSError:
+                return  # ENXIO: nothing but hole up to the end of the file
+            if start < end:
+                yield start, min(stop, end)
+            start = stop

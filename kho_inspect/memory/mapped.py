@@ -1,0 +1,170 @@
+"""Physical memory as segments of one memory-mapped file: what raw dumps and ELF cores share."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from kho_inspect.errors import NotStoredMemoryError, OutsideMemoryError
+from kho_inspect.memory.base import Presence
+from kho_inspect.memory.files import MappedFile
+from kho_inspect.units import Extent, PhysAddr, human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RamBlock:
+    """``size`` bytes of physical memory at ``paddr``, stored at file ``offset``."""
+
+    paddr: PhysAddr
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> PhysAddr:
+        """First physical byte after the block."""
+        return self.paddr + self.size
+
+
+def merge_extents(extents: Iterable[Extent]) -> tuple[Extent, ...]:
+    """Sorted union of a few extents."""
+    merged: list[Extent] = []
+    for extent in sorted(extents):
+        if merged and extent.start <= merged[-1].end:
+            merged[-1] = Extent(merged[-1].start, max(merged[-1].end, extent.end))
+        elif extent.size:
+            merged.append(extent)
+    return tuple(merged)
+
+
+def _without_overlaps(blocks: Iterable[RamBlock]) -> list[RamBlock]:
+    """Blocks sorted by address; where two claim the same memory, the lower start keeps it."""
+    disjoint: list[RamBlock] = []
+    reach = 0
+    for block in sorted(blocks):
+        skip = max(0, reach - block.paddr)
+        if skip < block.size:
+            disjoint.append(RamBlock(block.paddr + skip, block.offset + skip, block.size - skip))
+            reach = block.end
+    return disjoint
+
+
+class MappedMemory:
+    """:class:`PhysicalMemory` over RAM blocks in a mapped file."""
+
+    def __init__(
+        self,
+        file: MappedFile,
+        format_name: str,
+        blocks: Iterable[RamBlock],
+        *,
+        declared: Iterable[Extent] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        """``blocks`` must lie inside the file; ``declared`` is memory that exists besides."""
+        self._file = file
+        self.path = file.path
+        self.format = format_name
+        self.size = file.size
+        self.notes = tuple(notes)
+        self._blocks = _without_overlaps(blocks)
+        self._starts = [block.paddr for block in self._blocks]
+        self.stored = merge_extents(Extent(block.paddr, block.end) for block in self._blocks)
+        self.declared = merge_extents([*self.stored, *declared])
+
+    def presence(self, paddr: PhysAddr, size: int = 1) -> Presence:
+        """See :class:`PhysicalMemory`."""
+        for extents, answer in (
+            (self.stored, Presence.STORED),
+            (self.declared, Presence.NOT_STORED),
+        ):
+            at = bisect.bisect_right(extents, paddr, key=lambda extent: extent.start) - 1
+            if at >= 0 and extents[at].contains(paddr, size):
+                return answer
+        return Presence.OUTSIDE
+
+    def read(self, paddr: PhysAddr, size: int) -> memoryview:
+        """See :class:`PhysicalMemory`."""
+        presence = self.presence(paddr, size)
+        if presence is not Presence.STORED:
+            error = OutsideMemoryError if presence is Presence.OUTSIDE else NotStoredMemoryError
+            raise error(
+                f"{human_size(size)} at {paddr:#x}: {presence} in {self.path}",
+                paddr=paddr,
+                size=size,
+                source=self.path,
+            )
+        at = bisect.bisect_right(self._starts, paddr) - 1
+        pieces = []
+        while size > 0:
+            block = self._blocks[at]
+            offset = block.offset + paddr - block.paddr
+            length = min(size, block.end - paddr)
+            pieces.append(self._file.view[offset : offset + length])
+            paddr, size, at = paddr + length, size - length, at + 1
+        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+
+    @cached_property
+    def _block_arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]]:
+        import numpy as np
+
+        return (
+            np.array(self._starts, dtype=np.uint64),
+            np.array([block.end - 1 for block in self._blocks], dtype=np.uint64),
+            np.array([block.offset for block in self._blocks], dtype=np.int64),
+        )
+
+    def stored_mask(self, paddrs: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
+        """See :class:`PhysicalMemory`."""
+        inside, _ = self._locate(paddrs, size)
+        # An item may straddle two blocks that touch in memory but not in the file.
+        for odd in (~inside).nonzero()[0].tolist():
+            inside[odd] = self.presence(int(paddrs[odd]), size) is Presence.STORED
+        return inside
+
+    def gather(self, paddrs: NDArray[np.uint64], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """See :class:`PhysicalMemory`."""
+        import numpy as np
+
+        size = dtype.itemsize
+        inside, offsets = self._locate(paddrs, size)
+        items = np.empty(len(paddrs), dtype=dtype)
+        flat, view = items.view(np.uint8).data, self._file.view
+        for row, (whole, offset) in enumerate(zip(inside.tolist(), offsets.tolist(), strict=True)):
+            data = view[offset : offset + size] if whole else self.read(int(paddrs[row]), size)
+            flat[row * size : (row + 1) * size] = data
+        return items
+
+    def _locate(
+        self, paddrs: NDArray[np.uint64], size: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which items lie whole in one block, and the file offset of those that do."""
+        import numpy as np
+
+        starts, lasts, offsets = self._block_arrays
+        at = np.searchsorted(starts, paddrs, side="right") - 1
+        inside = at >= 0
+        at[~inside] = 0
+        room = lasts[at] - paddrs  # wraps around where paddr lies beyond the block: masked next
+        inside &= (paddrs <= lasts[at]) & (room >= np.uint64(size - 1))
+        return inside, offsets[at] + (paddrs - starts[at]).astype(np.int64)
+
+    def data_chunks(self, size: int, overlap: int) -> Iterator[tuple[PhysAddr, memoryview]]:
+        """See :class:`PhysicalMemory`."""
+        for block in self._blocks:
+            for start, end in self._file.data_extents(block.offset, block.offset + block.size):
+                for at in range(start, end, size):
+                    stop = min(at + size + overlap, end)
+                    yield block.paddr + at - block.offset, self._file.view[at:stop]
+
+
+def in_file(file: MappedFile, block: RamBlock) -> RamBlock:
+    """The part of ``block`` that the file really holds."""
+    return RamBlock(block.paddr, block.offset, max(0, min(block.size, file.size - block.offset)))

@@ -1,0 +1,308 @@
+"""What was found in a handover: frozen dataclasses, no I/O.
+
+Physical addresses and sizes are in bytes, ``pfn`` and interval arrays in pages of the
+handover's own page size. Arrays are numpy int64 or uint64, never lists of pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from kho_inspect.units import Extent, PhysAddr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kho_inspect.abi import Abi
+    from kho_inspect.geometry import PageGeometry
+    from kho_inspect.intervals import Intervals
+
+
+class FaultKind(StrEnum):
+    """Every kind of damage that reading a handover can meet: the one table of names."""
+
+    FDT_MAP_PROPERTY = "fdt-map-property"
+    FDT_BLOB_PROPERTY = "fdt-blob-property"
+    DUMP_INCOMPLETE = "dump-incomplete"
+    NODE_OUTSIDE = "node-outside"
+    NODE_NOT_STORED = "node-not-stored"
+    NODE_MISALIGNED = "node-misaligned"
+    NODE_ALIASED = "node-aliased"
+    NODE_CYCLE = "node-cycle"
+    KEY_NO_ORDER = "key-no-order"
+    KEY_ORDER_TOO_HIGH = "key-order-too-high"
+    ORDER0_LOST = "order0-lost"
+    BLOB_OUTSIDE = "blob-outside"
+    BLOB_NOT_STORED = "blob-not-stored"
+    BLOB_TOO_LARGE = "blob-too-large"
+    BLOB_NOT_FDT = "blob-not-fdt"
+    VMALLOC_CHUNK_OUTSIDE = "vmalloc-chunk-outside"
+    VMALLOC_CHUNK_NOT_STORED = "vmalloc-chunk-not-stored"
+    VMALLOC_CHUNK_MISALIGNED = "vmalloc-chunk-misaligned"
+    VMALLOC_CYCLE = "vmalloc-cycle"
+    VMALLOC_TOO_LONG = "vmalloc-too-long"
+    VMALLOC_COUNT = "vmalloc-count"
+    VMALLOC_MISALIGNED = "vmalloc-misaligned"
+    VMALLOC_FLAGS = "vmalloc-flags"
+    VMALLOC_ORDER = "vmalloc-order"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One piece of damage: what, where, and the path of pointers that led there.
+
+    ``count`` is above 1 when one node holds several entries with the same trouble; ``paddr``
+    and ``path`` are then the first one's.
+    """
+
+    kind: FaultKind
+    message: str
+    paddr: PhysAddr | None
+    path: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FdtProp:
+    """A property with its raw bytes, exactly as they stand in the blob."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FdtNode:
+    """A device tree node; duplicates are kept, order is the blob's."""
+
+    name: str
+    props: tuple[FdtProp, ...]
+    children: tuple[FdtNode, ...]
+
+    def prop(self, name: str) -> bytes | None:
+        """Raw bytes of the first property of that name, None when absent."""
+        return next((prop.data for prop in self.props if prop.name == name), None)
+
+    def child(self, name: str) -> FdtNode | None:
+        """The first child of that name, None when absent."""
+        return next((child for child in self.children if child.name == name), None)
+
+    def string(self, name: str) -> str | None:
+        """The first NUL-terminated string of a property, None when absent.
+
+        Bytes that are not UTF-8 come out as ``\\xNN``.
+        """
+        data = self.prop(name)
+        return None if data is None else text_of(data.split(b"\0")[0])
+
+    def u64(self, name: str) -> int | None:
+        """A native- (little-)endian u64 property; None when absent or not 8 bytes long."""
+        data = self.prop(name)
+        return int.from_bytes(data, "little") if data is not None and len(data) == 8 else None
+
+    def u32(self, name: str) -> int | None:
+        """A native- (little-)endian u32 property; None when absent or not 4 bytes long."""
+        data = self.prop(name)
+        return int.from_bytes(data, "little") if data is not None and len(data) == 4 else None
+
+
+def text_of(data: bytes) -> str:
+    """Bytes from a dump as text, without loss: what is not UTF-8 becomes ``\\xNN``."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The memory dump and how it was read."""
+
+    path: str
+    format: str
+    size: int
+    """File size in bytes."""
+    page_size: int
+    page_size_reason: str
+    declared: tuple[Extent, ...]
+    """Physical memory that the dump says exists."""
+    stored: tuple[Extent, ...]
+    """Physical memory whose bytes are in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootFdt:
+    """The KHO root device tree (``kho.dtb``)."""
+
+    path: str
+    compatible: str
+    """As written; ``abi`` is what it was read as."""
+    abi: Abi
+    assumed: bool
+    """The ABI was given by the user, not recognised."""
+    memory_map: PhysAddr | None
+    """None when the property is missing or not 8 bytes."""
+    size: int
+    """totalsize, bytes."""
+    root: FdtNode
+    recovered: bool
+    """The file was truncated; the whole FDT was found in the dump at ``paddr``."""
+    recovery: str | None
+    """How it was recovered, for people."""
+    paddr: PhysAddr | None
+    """Where it stands in memory, where known."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLevel:
+    """All readable nodes of one level, in key order; four arrays of shape ``(n,)``."""
+
+    level: int
+    paddr: NDArray[np.uint64]
+    key: NDArray[np.int64]
+    """Lowest key that the node covers."""
+    used: NDArray[np.int64]
+    """Non-zero entries (interior) or set bits (leaf)."""
+
+    def __len__(self) -> int:
+        return len(self.paddr)
+
+
+@dataclass(frozen=True, slots=True)
+class RadixTree:
+    """The preserved-memory radix tree, as far as it could be read."""
+
+    root: PhysAddr
+    depth: int
+    """Levels that the ABI and page size give."""
+    levels: tuple[TreeLevel, ...]
+    """From the root level down; levels that were never reached are absent."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes read, leaves included."""
+        return sum(len(level) for level in self.levels)
+
+    @property
+    def leaves(self) -> int:
+        """Leaves read."""
+        return sum(len(level) for level in self.levels if level.level == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One preserved block: ``1 << order`` pages from ``paddr``, naturally aligned."""
+
+    paddr: PhysAddr
+    order: int
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Preserved:
+    """All preserved blocks, as runs: per order, merged intervals of page frames."""
+
+    page_shift: int
+    runs: Mapping[int, Intervals]
+    """order → (start_pfn, end_pfn), sorted; every bound a multiple of ``1 << order``."""
+
+    @cached_property
+    def orders(self) -> dict[int, int]:
+        """Number of blocks per order, orders without blocks left out."""
+        return {
+            order: int((ends - starts).sum()) >> order
+            for order, (starts, ends) in sorted(self.runs.items())
+        }
+
+    @cached_property
+    def blocks(self) -> int:
+        """Number of preserved blocks (keys in the tree)."""
+        return sum(self.orders.values())
+
+    @cached_property
+    def bytes(self) -> int:
+        """Sum of the blocks' sizes in bytes (an overlap between orders counts twice)."""
+        return sum(count << (order + self.page_shift) for order, count in self.orders.items())
+
+    @cached_property
+    def merged(self) -> Intervals:
+        """Maximal page-frame extents over all orders, sorted and disjoint."""
+        import numpy as np
+
+        from kho_inspect import intervals
+
+        if not self.runs:
+            return intervals.empty()
+        if len(self.runs) == 1:
+            return next(iter(self.runs.values()))
+        return intervals.merge(
+            np.concatenate([starts for starts, _ in self.runs.values()]),
+            np.concatenate([ends for _, ends in self.runs.values()]),
+        )
+
+    def extents(self) -> Iterator[Extent]:
+        """:attr:`merged` as byte extents, one at a time."""
+        starts, ends = self.merged
+        for at in range(0, len(starts), 4096):
+            for start, end in zip(
+                starts[at : at + 4096].tolist(), ends[at : at + 4096].tolist(), strict=True
+            ):
+                yield Extent(start << self.page_shift, end << self.page_shift)
+
+    def covers(self, paddr: PhysAddr, size: int) -> bool:
+        """Whether every one of ``size`` bytes from ``paddr`` is preserved."""
+        from kho_inspect import intervals
+
+        end = -(-(paddr + max(size, 1)) >> self.page_shift)
+        return end < 1 << 62 and intervals.covers(self.merged, paddr >> self.page_shift, end)
+
+    def blocks_at(self, paddr: PhysAddr) -> list[Block]:
+        """The preserved blocks that hold the byte at ``paddr`` (several only when they overlap)."""
+        from kho_inspect import intervals
+
+        pfn = paddr >> self.page_shift
+        found = []
+        for order, runs in sorted(self.runs.items()):
+            if intervals.covers(runs, pfn, pfn + 1):
+                start = pfn >> order << order
+                found.append(Block(start << self.page_shift, order, 1 << (order + self.page_shift)))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One sub-node of the root FDT and the data that it points to."""
+
+    name: str
+    paddr: PhysAddr | None
+    """None when the property is missing or mis-sized."""
+    size: int | None
+    """Bytes; None when unknown."""
+    stored: bool
+    """Every byte is in the dump."""
+    preserved: bool
+    """Every byte lies in preserved memory."""
+    sha256: str | None
+    """None when the bytes are not in the dump."""
+    kind: str
+    """``fdt``, ``data``, or the name of the decoder that knew it."""
+    data: bytes | memoryview = field(repr=False)
+    fdt: FdtNode | None = field(repr=False)
+    """The blob as a device tree, when it is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Everything that was read of one handover."""
+
+    source: Source
+    fdt: RootFdt
+    geometry: PageGeometry
+    tree: RadixTree | None
+    """None when the map property leads nowhere."""
+    preserved: Preserved
+    blobs: tuple[Blob, ...]
+    faults: tuple[Fault, ...]

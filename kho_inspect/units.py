@@ -1,0 +1,70 @@
+"""Addresses, half-open extents and human sizes. Standard library only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+PhysAddr: TypeAlias = int
+"""A physical address in bytes, 0 <= paddr <= 2**64."""
+
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
+_SIZE = re.compile(r"(0x[0-9a-f]+|[0-9]+)\s*(?:([kmgtp])(?:ib?|b)?|b)?", re.IGNORECASE)
+_NAMES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Extent:
+    """The physical bytes ``start <= paddr < end``."""
+
+    start: PhysAddr
+    end: PhysAddr
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.end - self.start
+
+    def contains(self, paddr: PhysAddr, size: int = 1) -> bool:
+        """Whether all ``size`` bytes from ``paddr`` lie inside."""
+        return self.start <= paddr and paddr + size <= self.end
+
+    def overlaps(self, other: Extent) -> bool:
+        """Whether the two share at least one byte."""
+        return self.start < other.end and other.start < self.end
+
+    def __str__(self) -> str:
+        return f"{self.start:#x}-{self.end:#x}"
+
+
+def parse_size(text: str) -> int:
+    """``4096``, ``0x1000``, ``16K``, ``1GiB`` → bytes (an address is read the same way).
+
+    Raises ValueError with a message for people.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a number (use 0x… or decimal, with K, M, G or T)")
+    value = int(match[1], 0 if match[1][:2].lower() == "0x" else 10)
+    value <<= _UNITS[(match[2] or "").lower()]
+    if value > 1 << 64:
+        raise ValueError(f"{text!r} is beyond 64 bits")
+    return value
+
+
+def human_size(size: int) -> str:
+    """Bytes in the largest binary unit that keeps the number at 1 or more: ``1.5 MiB``."""
+    unit = 0
+    while unit + 1 < len(_NAMES) and size >= 1 << (10 * (unit + 1)):
+        unit += 1
+    value = size / (1 << (10 * unit))
+    if unit == 0:
+        return "1 byte" if size == 1 else f"{size} bytes"
+    number = f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+    return f"{number} {_NAMES[unit]}"
+
+
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """``1 block``, ``1,234 blocks``."""
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"

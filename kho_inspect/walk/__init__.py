@@ -1,0 +1,1 @@
+"""Following physical pointers, with guards. Damage is recorded, never raised."""

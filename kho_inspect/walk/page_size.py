@@ -1,0 +1,128 @@
+"""Which page size wrote this tree? The FDT does not say, so the tree has to.
+
+Under a wrong page size a table is cut short or runs into its neighbours, and its pointers stop
+being aligned, stored page addresses after a step or two. A bounded part of the tree is tried
+under each candidate, and the sub-nodes' blobs, which are preserved by construction, are looked
+up in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry, page_size_name
+from kho_inspect.layouts.numpy_view import dtype_of
+from kho_inspect.layouts.radix import kho_radix_node
+from kho_inspect.units import PhysAddr, plural
+from kho_inspect.walk.radix import look_up
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kho_inspect.abi import Abi
+    from kho_inspect.memory import PhysicalMemory
+
+MAX_TABLES = 64
+"""Tables that are tried under each candidate."""
+MAX_ORDER = 20
+"""Highest order under which a blob's page is looked up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How the tree reads under one candidate page size."""
+
+    geometry: PageGeometry
+    aligned: bool
+    """The root is page-aligned and stored."""
+    good: int
+    """Pointers that lead to an aligned, stored page."""
+    bad: int
+    """Pointers that do not, and keys without a valid order."""
+    blobs: int
+    """Sub-node blobs that the tree says are preserved."""
+
+    @property
+    def rank(self) -> tuple[bool, int, bool, float, int]:
+        """Sorts the best candidate last; ties go to the smaller page."""
+        share = self.good / (self.good + self.bad) if self.good + self.bad else 0.0
+        return (self.aligned, self.blobs, self.bad == 0, share, -self.geometry.shift)
+
+
+def find_page_size(
+    memory: PhysicalMemory, abi: Abi, root: PhysAddr, blobs: Sequence[PhysAddr]
+) -> tuple[PageGeometry, str]:
+    """The geometry that the evidence favours, and the reason in words."""
+    candidates = [
+        _examine(memory, PageGeometry(shift, abi), root, blobs) for shift in PAGE_SHIFTS.values()
+    ]
+    candidates.sort(key=lambda evidence: evidence.rank)
+    best = candidates[-1]
+    return best.geometry, _reason(best, candidates[-2], len(blobs))
+
+
+def _examine(
+    memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, blobs: Sequence[PhysAddr]
+) -> Evidence:
+    page = geometry.page_size
+    if root % page or not memory.stored_mask(np.array([root], dtype=np.uint64), page)[0]:
+        return Evidence(geometry, False, 0, 0, 0)
+    dtype = dtype_of(kho_radix_node(geometry))
+    good = bad = 0
+    queue = [(root, 0, geometry.levels - 1)]
+    seen = {root}
+    for _ in range(MAX_TABLES):
+        if not queue:
+            break
+        paddr, key, level = queue.pop()
+        table = memory.gather(np.array([paddr], dtype=np.uint64), dtype)["table"][0]
+        columns = np.flatnonzero(table)
+        children = table[columns]
+        sound = ((children & np.uint64(page - 1)) == 0) & memory.stored_mask(children, page)
+        keys = key | columns << geometry.level_shift(level)
+        # The whole subtree must have its order bit at or below bit `order0_bit`.
+        sound &= keys >> (geometry.order0_bit + 1) == 0
+        good += int(sound.sum())
+        bad += len(columns) - int(sound.sum())
+        if level > 1:
+            for child, child_key in zip(
+                children[sound].tolist(), keys[sound].tolist(), strict=True
+            ):
+                if child in seen:
+                    bad += 1
+                else:
+                    seen.add(child)
+                    queue.append((child, child_key, level - 1))
+    found = sum(_is_preserved(memory, geometry, root, paddr) for paddr in blobs)
+    return Evidence(geometry, True, good, bad, found)
+
+
+def _is_preserved(
+    memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, paddr: PhysAddr
+) -> bool:
+    page = paddr & ~(geometry.page_size - 1)
+    for order in range(MAX_ORDER + 1):
+        block = page & ~((geometry.page_size << order) - 1)
+        key = geometry.encode(block, order)
+        steps = look_up(memory, geometry, root, key)
+        if len(steps) == geometry.levels and steps[-1].value:
+            return True
+    return False
+
+
+def _reason(best: Evidence, second: Evidence, blobs: int) -> str:
+    name = page_size_name(best.geometry.shift)
+    if not best.aligned:
+        return f"assumed {name}: the tree root is not a stored, aligned page of any size"
+    if best.rank[:-1] == second.rank[:-1]:
+        other = page_size_name(second.geometry.shift)
+        return f"assumed {name}: nothing in the tree tells it from {other}"
+    if not best.blobs and best.bad:
+        return f"best fit, though {best.bad} of {best.good + best.bad} tree pointers tried are bad"
+    tried = plural(best.good + best.bad, "tree pointer")
+    sound = "sound" if not best.bad else f"{best.good} sound"
+    kept = f", {best.blobs} of {plural(blobs, 'blob')} preserved" if blobs else ""
+    return f"{tried} tried, {sound}{kept}"

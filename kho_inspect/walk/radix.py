@@ -1,0 +1,300 @@
+"""Walking the preserved-memory radix tree (kho-v2, v3, v4).
+
+Level by level, with numpy over the nodes of a level. Every page is read at most once, however
+many pointers lead to it, so the work is bounded by the dump's own size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kho_inspect.errors import MissingMemoryError
+from kho_inspect.layouts.numpy_view import dtype_of
+from kho_inspect.layouts.radix import kho_radix_leaf, kho_radix_node
+from kho_inspect.memory import Presence
+from kho_inspect.model import FaultKind, Preserved, RadixTree, TreeLevel
+from kho_inspect.units import PhysAddr, plural
+from kho_inspect.walk.bitmap import runs_of_bits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kho_inspect.geometry import PageGeometry
+    from kho_inspect.intervals import I64, Intervals
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.walk.faults import FaultLog
+
+BATCH_BYTES = 1 << 20
+"""Node bytes that are held and searched at a time."""
+
+_MISSING = {
+    Presence.OUTSIDE: (FaultKind.NODE_OUTSIDE, "outside the dump's memory"),
+    Presence.NOT_STORED: (FaultKind.NODE_NOT_STORED, "not stored in the dump"),
+}
+
+
+def walk_radix(
+    memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, faults: FaultLog
+) -> tuple[RadixTree, Preserved]:
+    """The tree under ``root`` and all blocks whose keys could be read and decoded.
+
+    Damage goes to ``faults`` and costs the subtree under it.
+    """
+    walker = _Walker(memory, geometry, faults)
+    tree = walker.walk(root)
+    return tree, Preserved(geometry.shift, walker.decode_runs())
+
+
+class _Walker:
+    def __init__(self, memory: PhysicalMemory, geometry: PageGeometry, faults: FaultLog) -> None:
+        self.memory = memory
+        self.geometry = geometry
+        self.faults = faults
+        self.seen: set[int] = set()
+        self.key_runs: list[Intervals] = []
+
+    def walk(self, root: PhysAddr) -> RadixTree:
+        top = self.geometry.levels - 1
+        levels: list[TreeLevel] = []
+        paddrs = np.array([root], dtype=np.uint64)
+        keys = np.zeros(1, dtype=np.int64)
+        paddrs, keys = self.keep_readable(paddrs, keys, top, None)
+        for number in range(top, -1, -1):
+            if not len(paddrs):
+                break
+            if number == 0:
+                levels.append(TreeLevel(0, paddrs, keys, self.read_leaves(paddrs, keys)))
+            else:
+                used, children, child_keys = self.read_tables(paddrs, keys, number, levels)
+                levels.append(TreeLevel(number, paddrs, keys, used))
+                paddrs, keys = children, child_keys
+        return RadixTree(root, self.geometry.levels, tuple(levels))
+
+    def read_tables(
+        self, paddrs: NDArray[np.uint64], keys: I64, level: int, above: list[TreeLevel]
+    ) -> tuple[I64, NDArray[np.uint64], I64]:
+        """Entries used per table, and the readable children of all tables, in key order."""
+        dtype = dtype_of(kho_radix_node(self.geometry))
+        shift = self.geometry.level_shift(level)
+        batch = max(1, BATCH_BYTES // dtype.itemsize)
+        used = np.zeros(len(paddrs), dtype=np.int64)
+        children, child_keys = [], []
+        for at in range(0, len(paddrs), batch):
+            items = self.memory.gather(paddrs[at : at + batch], dtype)
+            tables = items["table"]
+            rows, columns = np.nonzero(tables)
+            used[at : at + batch] = np.bincount(rows, minlength=len(tables))
+            kept = self.keep_readable(
+                tables[rows, columns],
+                keys[at + rows] | columns << shift,
+                level - 1,
+                _Parents(paddrs[at : at + batch], rows, columns, level, above),
+            )
+            children.append(kept[0])
+            child_keys.append(kept[1])
+        return used, np.concatenate(children), np.concatenate(child_keys)
+
+    def read_leaves(self, paddrs: NDArray[np.uint64], keys: I64) -> I64:
+        """Bits set per leaf; the runs of keys go to :attr:`key_runs`."""
+        dtype = dtype_of(kho_radix_leaf(self.geometry))
+        batch = max(1, BATCH_BYTES // dtype.itemsize)
+        used = []
+        for at in range(0, len(paddrs), batch):
+            items = self.memory.gather(paddrs[at : at + batch], dtype)
+            runs, bits = runs_of_bits(items["bitmap"], keys[at : at + batch])
+            self.key_runs.append(runs)
+            used.append(bits)
+        return np.concatenate(used)
+
+    def keep_readable(
+        self, paddrs: NDArray[np.uint64], keys: I64, level: int, parents: _Parents | None
+    ) -> tuple[NDArray[np.uint64], I64]:
+        """The pointers that lead to a page not read before; the others become faults."""
+        page = self.geometry.page_size
+        good = (paddrs & np.uint64(page - 1)) == 0
+        self.report(
+            ~good,
+            FaultKind.NODE_MISALIGNED,
+            f"not aligned to the {page // 1024}K page size",
+            (paddrs, keys, level, parents),
+        )
+        stored = self.memory.stored_mask(paddrs, page)
+        for presence, (kind, what) in _MISSING.items():
+            wrong = np.zeros(len(paddrs), dtype=bool)
+            for index in np.flatnonzero(good & ~stored).tolist():
+                wrong[index] = self.memory.presence(int(paddrs[index]), page) is presence
+            self.report(wrong, kind, what, (paddrs, keys, level, parents))
+        good &= stored
+        aliased = np.zeros(len(paddrs), dtype=bool)
+        cyclic = np.zeros(len(paddrs), dtype=bool)
+        for index in np.flatnonzero(good).tolist():
+            paddr = int(paddrs[index])
+            if paddr not in self.seen:
+                self.seen.add(paddr)
+            elif parents is not None and parents.has_ancestor(index, paddr, int(keys[index])):
+                cyclic[index] = True
+            else:
+                aliased[index] = True
+        for wrong, kind, what in (
+            (cyclic, FaultKind.NODE_CYCLE, "a node on the path that leads here"),
+            (aliased, FaultKind.NODE_ALIASED, "a node already reached by another path"),
+        ):
+            self.report(wrong, kind, what, (paddrs, keys, level, parents))
+        good &= ~(aliased | cyclic)
+        return paddrs[good], keys[good]
+
+    def report(
+        self,
+        wrong: NDArray[np.bool_],
+        kind: FaultKind,
+        what: str,
+        pointers: tuple[NDArray[np.uint64], I64, int, _Parents | None],
+    ) -> None:
+        """One fault for each node that holds pointers gone wrong in the same way."""
+        paddrs, keys, level, parents = pointers
+        bad = np.flatnonzero(wrong)
+        if not len(bad):
+            return
+        if parents is None:
+            paddr = int(paddrs[0])
+            self.faults.add(kind, f"tree root {paddr:#x} is {what}", paddr=paddr, path="root")
+            return
+        rows, firsts, counts = np.unique(parents.rows[bad], return_index=True, return_counts=True)
+        groups = zip(rows.tolist(), bad[firsts].tolist(), counts.tolist(), strict=True)
+        for row, first, count in groups:
+            target = int(paddrs[first])
+            node = f"node {int(parents.paddrs[row]):#x}"
+            entry = f"entry {int(parents.columns[first])}"
+            more = f" (and {count - 1} more of its entries likewise)" if count > 1 else ""
+            self.faults.add(
+                kind,
+                f"{entry} of {node} points to {target:#x}, {what}{more}",
+                paddr=target,
+                path=self.geometry.node_path(int(keys[first]), level),
+                count=count,
+            )
+
+    def decode_runs(self) -> dict[int, Intervals]:
+        """Runs of keys as runs of page frames, per order; keys that decode to none are faults."""
+        if not self.key_runs:
+            return {}
+        starts = np.concatenate([runs[0] for runs in self.key_runs])
+        ends = np.concatenate([runs[1] for runs in self.key_runs])
+        self.key_runs.clear()
+        starts, ends = self.split_by_order(starts, ends)
+        geometry = self.geometry
+        top = geometry.order0_bit
+        bounds = np.searchsorted(starts, [1 << high for high in range(min(top + 2, 63))])
+        if bounds[0] > 0:
+            self.faults.add(
+                FaultKind.KEY_NO_ORDER,
+                "key 0 is set: it has no order bit, so it names no page",
+                path=geometry.entry_path(0, 0),
+            )
+        orders: dict[int, Intervals] = {}
+        for high in range(len(bounds) - 1):
+            lo, hi = int(bounds[high]), int(bounds[high + 1])
+            if lo == hi:
+                continue
+            order, bit = top - high, 1 << high
+            first, last = _join(starts[lo:hi], ends[lo:hi])
+            orders[order] = ((first - bit) << order, (last - bit) << order)
+        if top + 1 < len(bounds) and int(bounds[top + 1]) < len(starts):
+            lo = int(bounds[top + 1])
+            key, count = int(starts[lo]), int((ends[lo:] - starts[lo:]).sum())
+            self.faults.add(
+                FaultKind.KEY_ORDER_TOO_HIGH,
+                f"{plural(count, 'key')} from {key:#x} have a bit set above the order-0 bit "
+                f"{top}: no page has such a key",
+                path=geometry.entry_path(key, 0),
+                count=count,
+            )
+        return dict(sorted(orders.items()))
+
+    def split_by_order(self, starts: I64, ends: I64) -> Intervals:
+        """Cut runs at powers of two, where the order changes.
+
+        Only the leaf of the lowest keys can hold such a run: any other leaf's keys share their
+        highest bit.
+        """
+        low = int(np.searchsorted(starts, 1 << self.geometry.bitmap_bits))
+        cut: list[tuple[int, int]] = []
+        for start, end in zip(starts[:low].tolist(), ends[:low].tolist(), strict=True):
+            while start < end:
+                stop = min(end, 1 << start.bit_length())
+                cut.append((start, stop))
+                start = stop
+        if len(cut) == low:
+            return starts, ends
+        head = np.array(cut, dtype=np.int64)
+        return np.concatenate([head[:, 0], starts[low:]]), np.concatenate([head[:, 1], ends[low:]])
+
+
+@dataclass(frozen=True, slots=True)
+class _Parents:
+    """Which entry of which table each pointer of a batch came from."""
+
+    paddrs: NDArray[np.uint64]
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    level: int
+    above: list[TreeLevel]
+    """The levels over the tables', from the root down."""
+
+    def has_ancestor(self, index: int, paddr: int, key: int) -> bool:
+        """Whether ``paddr`` is the table that holds pointer ``index``, or one above it."""
+        if int(self.paddrs[self.rows[index]]) == paddr:
+            return True
+        for level in self.above:
+            at = int(np.searchsorted(level.key, key, side="right")) - 1
+            if int(level.paddr[at]) == paddr:
+                return True
+        return False
+
+
+def _join(starts: I64, ends: I64) -> Intervals:
+    """Join sorted, disjoint runs where one goes on in the next."""
+    first = np.empty(len(starts), dtype=bool)
+    first[0] = True
+    np.not_equal(starts[1:], ends[:-1], out=first[1:])
+    if first.all():
+        return starts, ends
+    last = np.append(first[1:], True)
+    return starts[first], ends[last]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One node on the way to a key."""
+
+    level: int
+    paddr: PhysAddr
+    index: int
+    """Entry of the table, or bit of the leaf."""
+    value: int
+    """The entry's content; 0 or 1 in a leaf."""
+
+
+def look_up(memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, key: int) -> list[Step]:
+    """The nodes on the way to ``key``, ending at the first zero entry or unreadable node."""
+    steps: list[Step] = []
+    paddr = root
+    for level in range(geometry.levels - 1, -1, -1):
+        index = geometry.index(key, level)
+        word = index >> 6 if level == 0 else index
+        try:
+            if paddr % geometry.page_size:
+                break
+            value = int.from_bytes(memory.read(paddr + 8 * word, 8), "little")
+        except MissingMemoryError:
+            break
+        if level == 0:
+            value = value >> (index & 63) & 1
+        steps.append(Step(level, paddr, index, value))
+        if not value:
+            break
+        paddr = value
+    return steps

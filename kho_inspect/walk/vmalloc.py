@@ -1,0 +1,167 @@
+"""Walking a preserved vmalloc area: ``kho_restore_vmalloc()`` in ``kernel/liveupdate/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kho_inspect.errors import MissingMemoryError
+from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc, kho_vmalloc_chunk
+from kho_inspect.model import FaultKind
+from kho_inspect.units import PhysAddr, plural
+from kho_inspect.walk.faults import missing_kind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kho_inspect.geometry import PageGeometry
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.walk.faults import FaultLog
+
+
+@dataclass(frozen=True, slots=True)
+class VmallocArea:
+    """A preserved vmalloc area, as far as it could be followed."""
+
+    first: PhysAddr
+    total_pages: int
+    flags: int
+    order: int
+    """Each entry of the chunks covers ``1 << order`` pages."""
+    chunks: tuple[PhysAddr, ...]
+    """The chunk pages that were read, in list order."""
+    phys: NDArray[np.uint64]
+    """Start of each physically contiguous piece, in virtual order."""
+
+    @property
+    def pages(self) -> int:
+        """Pages that the chunks name; the kernel wants ``total_pages`` of them."""
+        return len(self.phys) << self.order
+
+    @property
+    def whole(self) -> bool:
+        """Whether every page of the area is known."""
+        return self.pages == self.total_pages
+
+
+def parse_vmalloc(data: bytes | memoryview) -> tuple[PhysAddr, int, int, int]:
+    """``(first, total_pages, flags, order)`` of a 16-byte ``struct kho_vmalloc``."""
+    fields = kho_vmalloc.parse(bytes(data[: kho_vmalloc.sizeof()]))
+    return fields.first, fields.total_pages, fields.flags, fields.order
+
+
+def walk_vmalloc(
+    memory: PhysicalMemory,
+    geometry: PageGeometry,
+    descriptor: tuple[PhysAddr, int, int, int],
+    path: str,
+    faults: FaultLog,
+) -> VmallocArea:
+    """Follow the chunk list of a parsed ``struct kho_vmalloc``.
+
+    As the kernel does, a zero entry ends its chunk but not the list. The list is given up once
+    it holds more than ``total_pages``, or more chunks than any writer would use for them.
+    """
+    first, total_pages, flags, order = descriptor
+    _check_descriptor(flags, order, geometry, path, faults)
+    layout = kho_vmalloc_chunk(geometry)
+    slots = geometry.page_size // 8 - 1
+    # The writer appends a chunk whenever one is filled to the last slot, so one may be empty.
+    most_chunks = (total_pages >> min(order, 32)) // slots + 1
+    chunks: list[PhysAddr] = []
+    seen: set[PhysAddr] = set()
+    pieces: list[NDArray[np.uint64]] = []
+    entries, at = 0, first
+    while at:
+        here = f"{path} → chunk {len(chunks)}"
+        if at in seen:
+            faults.add(
+                FaultKind.VMALLOC_CYCLE,
+                f"vmalloc chunk {chunks[-1]:#x} links back to chunk {at:#x}",
+                paddr=at,
+                path=here,
+            )
+            break
+        if len(chunks) >= most_chunks:
+            faults.add(
+                FaultKind.VMALLOC_TOO_LONG,
+                f"vmalloc chunk list goes on at {at:#x} after {len(chunks)} chunks, "
+                f"enough for its {plural(total_pages, 'page')}",
+                paddr=at,
+                path=here,
+            )
+            break
+        if at % geometry.page_size:
+            faults.add(
+                FaultKind.VMALLOC_CHUNK_MISALIGNED,
+                f"vmalloc chunk {at:#x} is not aligned to a page",
+                paddr=at,
+                path=here,
+            )
+            break
+        try:
+            chunk = layout.parse(bytes(memory.read(at, geometry.page_size)))
+        except MissingMemoryError as error:
+            kind = missing_kind(
+                error, FaultKind.VMALLOC_CHUNK_OUTSIDE, FaultKind.VMALLOC_CHUNK_NOT_STORED
+            )
+            faults.add(kind, f"vmalloc chunk: {error.message}", paddr=at, path=here)
+            break
+        seen.add(at)
+        chunks.append(at)
+        used = _used(chunk.phys)
+        _check_alignment(chunk.phys[:used], order, geometry, here, faults)
+        pieces.append(chunk.phys[:used])
+        entries += used
+        at = chunk.next
+    phys = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint64)
+    area = VmallocArea(first, total_pages, flags, order, tuple(chunks), phys)
+    if not area.whole and not at:
+        faults.add(
+            FaultKind.VMALLOC_COUNT,
+            f"vmalloc chunks name {plural(area.pages, 'page')}, total_pages is {total_pages:,}",
+            paddr=first or None,
+            path=path,
+        )
+    return area
+
+
+def _used(phys: NDArray[np.uint64]) -> int:
+    """Entries before the terminating zero."""
+    zeros = np.flatnonzero(phys == 0)
+    return int(zeros[0]) if len(zeros) else len(phys)
+
+
+def _check_descriptor(
+    flags: int, order: int, geometry: PageGeometry, path: str, faults: FaultLog
+) -> None:
+    unknown = flags & ~sum(KHO_VMALLOC_FLAGS)
+    if unknown:
+        faults.add(
+            FaultKind.VMALLOC_FLAGS,
+            f"vmalloc flags {flags:#x} have unknown bits {unknown:#x}: the kernel refuses them",
+            path=path,
+        )
+    if order > geometry.order0_bit:
+        faults.add(
+            FaultKind.VMALLOC_ORDER,
+            f"vmalloc order is {order}, more than any address has room for",
+            path=path,
+        )
+
+
+def _check_alignment(
+    phys: NDArray[np.uint64], order: int, geometry: PageGeometry, path: str, faults: FaultLog
+) -> None:
+    mask = (1 << min(order + geometry.shift, 63)) - 1
+    bad = np.flatnonzero(phys & np.uint64(mask))
+    if len(bad):
+        faults.add(
+            FaultKind.VMALLOC_MISALIGNED,
+            f"vmalloc entry {int(bad[0])} is {int(phys[bad[0]]):#x}, not aligned to order {order}",
+            paddr=int(phys[bad[0]]),
+            path=path,
+            count=len(bad),
+        )
