@@ -65,8 +65,9 @@ def check_header(data: bytes | memoryview, *, source: str | None = None) -> Any:
     if len(data) < _HEADER_SIZE:
         refuse(f"{len(data)} bytes are too few for the {_HEADER_SIZE}-byte header", len(data))
     header = layout.fdt_header.parse(bytes(data[:_HEADER_SIZE]))
-    if header.version < 17 or header.last_comp_version > 17:
-        refuse(f"version is {header.version} (compatible {header.last_comp_version}), not 17", 20)
+    if header.version != 17 or header.last_comp_version > 16:
+        versions = f"{header.version}, compatible with {header.last_comp_version}"
+        refuse(f"version is {versions}, should be 17 and 16", 20)
     if header.totalsize < _HEADER_SIZE:
         refuse(f"totalsize is {header.totalsize}, less than the header", 4)
     if header.totalsize > MAX_SIZE:

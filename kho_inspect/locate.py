@@ -74,8 +74,7 @@ def _read_root(memory: PhysicalMemory, paddr: PhysAddr) -> FoundFdt | None:
         root = fdt.parse(data)
     except (FdtError, MissingMemoryError):
         return None
-    compatible = root.string("compatible") or ""
-    if find_abi(compatible) is None and not compatible.startswith("kho-"):
+    if root.prop(MAP_PROPERTY) is None and find_abi(root.string("compatible") or "") is None:
         return None
     memory_map = root.u64(MAP_PROPERTY)
     smallest = 1 << min(PAGE_SHIFTS.values())

@@ -34,14 +34,18 @@ def dtype_of(layout: Construct) -> np.dtype[Any]:
 
     Raises TypeError for a field without a fixed numpy counterpart.
     """
+    dtype: np.dtype[Any]
     if isinstance(layout, Renamed):
         return dtype_of(layout.subcon)
     if isinstance(layout, U64Array):
         return np.dtype(("<u8", (layout.count,)))
     if isinstance(layout, FormatField):
-        return np.dtype(layout.fmtstr)
+        # Not fmtstr as it stands: struct's "L" is 4 bytes, numpy's is 8.
+        order, code = layout.fmtstr
+        dtype = np.dtype(f"{order}{'u' if code.isupper() else 'i'}{layout.sizeof()}")
+        return dtype
     if isinstance(layout, Struct):
-        dtype: np.dtype[Any] = np.dtype([(field.name, dtype_of(field)) for field in layout.subcons])
+        dtype = np.dtype([(field.name, dtype_of(field)) for field in layout.subcons])
         if dtype.itemsize != layout.sizeof():
             raise TypeError(f"{layout!r} pads its fields")
         return dtype

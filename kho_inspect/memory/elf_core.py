@@ -21,7 +21,7 @@ NO_PADDR = (1 << 64) - 1
 def open_elf(file: MappedFile) -> MappedMemory:
     """Raises UnreadableInputError when the file is not an ELF64 core of physical memory."""
     segments = _load_segments(file, _header(file))
-    if not segments:
+    if not len(segments):
         raise UnreadableInputError(
             f"{file.path}: this ELF file has no PT_LOAD segment with a physical address",
             hint="is it a vmlinux or a process core instead of a memory dump?",

@@ -1,0 +1,73 @@
+"""What one physical address is to a handover."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kho_inspect.units import PhysAddr
+from kho_inspect.walk.radix import Step, look_up
+
+if TYPE_CHECKING:
+    from kho_inspect.memory import PhysicalMemory, Presence
+    from kho_inspect.model import Blob, Block, Handover
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPath:
+    """A key and the nodes on the way to its bit."""
+
+    key: int
+    order: int
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressInfo:
+    """All that is known of one address."""
+
+    paddr: PhysAddr
+    presence: Presence
+    blocks: tuple[Block, ...]
+    """The preserved blocks that hold it; empty when it is not preserved."""
+    paths: tuple[KeyPath, ...]
+    """One per block; for an address that is not preserved, where the order-0 key ends."""
+    blob: Blob | None
+    """The sub-node blob that it lies in."""
+    node_level: int | None
+    """The level of the tree node that it lies in."""
+
+
+def describe_address(memory: PhysicalMemory, handover: Handover, paddr: PhysAddr) -> AddressInfo:
+    """Look ``paddr`` (0 <= paddr < 2**64) up in everything that was read."""
+    blocks = tuple(handover.preserved.blocks_at(paddr))
+    geometry = handover.geometry
+    page = paddr & ~(geometry.page_size - 1)
+    wanted = [(block.paddr, block.order) for block in blocks] or [(page, 0)]
+    paths = []
+    for start, order in wanted:
+        key = geometry.encode(start, order)
+        if handover.tree is not None:
+            steps = look_up(memory, geometry, handover.tree.root, key)
+            paths.append(KeyPath(key, order, tuple(steps)))
+    blob = next(
+        (
+            blob
+            for blob in handover.blobs
+            if blob.paddr is not None and blob.paddr <= paddr < blob.paddr + (blob.size or 0)
+        ),
+        None,
+    )
+    return AddressInfo(
+        paddr,
+        memory.presence(paddr),
+        blocks,
+        tuple(paths),
+        blob,
+        _node_level(handover, page),
+    )
+
+
+def _node_level(handover: Handover, page: PhysAddr) -> int | None:
+    levels = handover.tree.levels if handover.tree else ()
+    return next((level.level for level in levels if (level.paddr == page).any()), None)

@@ -1,0 +1,1 @@
+"""The command line: the only room with stdout, exit codes and progress bars."""

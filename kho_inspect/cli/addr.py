@@ -1,0 +1,35 @@
+"""``addr``: what one physical address is to the handover."""
+
+from __future__ import annotations
+
+import click
+
+from kho_inspect.cli.options import Address, Input, exit_status, reads_handover
+from kho_inspect.units import PhysAddr
+
+
+@click.command("addr")
+@reads_handover
+@click.argument("paddrs", metavar="PADDR...", type=Address(), nargs=-1, required=True)
+def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
+    """Look addresses up: block, radix path, sub-node."""
+    from kho_inspect.address import describe_address
+    from kho_inspect.inspection import inspect_memory
+
+    for paddr in paddrs:
+        if paddr >= 1 << 64:
+            raise click.UsageError(f"{paddr:#x} is beyond 64 bits")
+    memory, root = given.open()
+    handover = inspect_memory(memory, root, given.options())
+    found = [describe_address(memory, handover, paddr) for paddr in paddrs]
+    if given.json:
+        from kho_inspect.render.json import addresses_document
+
+        given.write_json(addresses_document(handover, found))
+        return exit_status(handover)
+    from kho_inspect.render.addresses import print_address
+
+    console = given.console()
+    for info in found:
+        print_address(console, handover.geometry, info)
+    return exit_status(handover)

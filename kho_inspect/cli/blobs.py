@@ -1,0 +1,39 @@
+"""``blobs``: what the sub-nodes point to."""
+
+from __future__ import annotations
+
+import click
+
+from kho_inspect.cli.options import Input, exit_status, reads_handover
+
+
+@click.command("blobs")
+@reads_handover
+@click.argument("name", required=False)
+@click.option("--hexdump", is_flag=True, help="Print all bytes, whatever they are.")
+def command(given: Input, name: str | None, hexdump: bool) -> int:
+    """Sub-node blobs, all or the one called NAME."""
+    handover = given.inspect()
+    blobs = [blob for blob in handover.blobs if name in (None, blob.name)]
+    if name is not None and not blobs:
+        known = ", ".join(blob.name for blob in handover.blobs) or "none"
+        from kho_inspect.render.safe import safe
+
+        raise click.UsageError(safe(f"no sub-node {name!r}; there are: {known}"))
+    if given.json:
+        from kho_inspect.render.json import blobs_document
+
+        given.write_json(blobs_document(handover, blobs))
+        return exit_status(handover)
+    from kho_inspect.render.blobs import blob_content, blob_table, print_hexdump
+    from kho_inspect.render.report import print_faults
+
+    console = given.console()
+    console.print(blob_table(blobs))
+    for blob in blobs:
+        if hexdump:
+            print_hexdump(console, blob)
+        else:
+            console.print(blob_content(blob))
+    print_faults(console, handover.faults)
+    return exit_status(handover)

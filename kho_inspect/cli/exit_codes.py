@@ -1,0 +1,8 @@
+"""What the shell gets to see."""
+
+CLEAN = 0
+FINDINGS = 1
+USAGE = 2
+UNREADABLE = 3
+INTERRUPTED = 130
+BROKEN_PIPE = 141

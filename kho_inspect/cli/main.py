@@ -1,0 +1,97 @@
+"""The command group: ``kho-inspect DUMP DTB`` is ``kho-inspect show DUMP DTB``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from kho_inspect import __version__
+from kho_inspect.cli import exit_codes
+from kho_inspect.errors import KhoError
+
+COMMANDS = ("show", "tree", "ranges", "blobs", "addr")
+"""Each is the command of that name in the module of that name beside this one."""
+
+DEFAULT = "show"
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when it is asked for, and takes ``show`` for granted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"kho_inspect.cli.{cmd_name}").command
+        return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {option for param in self.get_params(ctx) for option in param.opts}
+        if args and args[0] not in own and args[0] not in COMMANDS:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 clean, 1 findings, 2 usage, 3 input unreadable or not a handover.",
+    subcommand_metavar="[COMMAND] DUMP DTB [OPTIONS]",
+)
+@click.version_option(__version__, "-V", "--version", message="kho-inspect %(version)s")
+def cli() -> None:
+    """Look inside a Linux Kexec HandOver: a memory dump plus its root FDT.
+
+    DUMP is physical memory (raw or ELF core), DTB the KHO root FDT (kho.dtb). Without a command
+    the whole report is shown.
+    """
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run the command line; every outcome is an exit code, none is a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = cli.main(args, prog_name="kho-inspect", standalone_mode=False)
+        sys.stdout.flush()
+    except click.Abort:
+        return exit_codes.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return exit_codes.USAGE
+    except KhoError as error:
+        _complain(error.message, error.hint)
+        return exit_codes.UNREADABLE
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED
+    except BrokenPipeError:
+        _abandon_stdout()
+        return exit_codes.BROKEN_PIPE
+    except OSError as error:
+        _abandon_stdout()
+        _complain(f"cannot write the output: {error.strerror}")
+        return exit_codes.UNREADABLE
+    except MemoryError:
+        _complain("out of memory", "a summary needs less: --json, or ranges --limit")
+        return exit_codes.UNREADABLE
+    return code if isinstance(code, int) else exit_codes.CLEAN
+
+
+def _complain(message: str, hint: str | None = None) -> None:
+    from kho_inspect.render.safe import safe
+
+    click.echo(f"kho-inspect: {safe(message)}", err=True)
+    if hint:
+        click.echo(f"  try: {safe(hint)}", err=True)
+
+
+def _abandon_stdout() -> None:
+    """Keep the interpreter from flushing into the same broken stdout once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,171 @@
+"""Arguments and options that all commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kho_inspect.abi import ABIS
+from kho_inspect.cli import exit_codes
+from kho_inspect.geometry import PAGE_SHIFTS
+from kho_inspect.units import PhysAddr, parse_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kho_inspect.inspection import Options
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.model import Handover, RootFdt
+
+FORMATS = ("auto", "raw", "elf")
+"""As in ``memory.FORMATS``, which is not imported for the sake of ``--help``; a test compares."""
+
+
+class Address(click.ParamType[PhysAddr]):
+    """``0x40000000``, ``1G``, ``4096K``."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> PhysAddr:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class RamMap(click.ParamType[tuple[int, int, int]]):
+    """``PADDR:OFFSET:SIZE``."""
+
+    name = "paddr:offset:size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int, int]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            paddr, offset, size = (parse_size(part) for part in value.split(":"))
+        except ValueError:
+            self.fail(f"{value!r} is not PADDR:OFFSET:SIZE, each in hex or decimal", param, ctx)
+        if not size:
+            self.fail("a RAM block of no size", param, ctx)
+        return paddr, offset, size
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What the user said, and the doors to what it names."""
+
+    dump: str
+    dtb: str
+    format: str
+    base: PhysAddr
+    maps: tuple[tuple[int, int, int], ...]
+    page_size: str
+    assume_abi: str | None
+    json: bool
+    color: str
+
+    def options(self) -> Options:
+        """The reading options, as the library takes them."""
+        from kho_inspect.inspection import Options
+        from kho_inspect.memory import RamBlock
+
+        return Options(
+            format=self.format,
+            base=self.base,
+            blocks=tuple(RamBlock(*parts) for parts in self.maps),
+            page_size=self.page_size,
+            assume_abi=self.assume_abi,
+        )
+
+    def open(self) -> tuple[PhysicalMemory, RootFdt]:
+        """Open both files."""
+        from kho_inspect.inspection import open_inputs
+
+        return open_inputs(self.dump, self.dtb, self.options())
+
+    def inspect(self) -> Handover:
+        """Read the whole handover."""
+        from kho_inspect.inspection import inspect
+
+        return inspect(self.dump, self.dtb, self.options())
+
+    def console(self) -> Console:
+        """The console on stdout."""
+        from kho_inspect.render.console import make_console
+
+        return make_console(self.color)
+
+    def write_json(self, document: dict[str, Any]) -> None:
+        """One JSON document on stdout."""
+        from kho_inspect.render.json import stream
+
+        write_text(stream(document))
+
+
+def write_text(pieces: Any) -> None:
+    """Strings to stdout as they come, past click and Rich: for output without an end."""
+    import sys
+    from itertools import islice
+
+    pieces = iter(pieces)
+    while batch := list(islice(pieces, 4096)):
+        sys.stdout.write("".join(batch))
+
+
+def exit_status(handover: Handover) -> int:
+    """Damage makes any command end with 1, and says so where the command itself does not."""
+    return exit_codes.FINDINGS if handover.faults else exit_codes.CLEAN
+
+
+_OPTIONS = (
+    click.argument("dump"),
+    click.argument("dtb"),
+    click.option("--format", type=click.Choice(FORMATS), default="auto", help="Dump format."),
+    click.option(
+        "--base", type=Address(), default=0, help="Physical address of a raw dump's first byte."
+    ),
+    click.option(
+        "--map",
+        "maps",
+        type=RamMap(),
+        multiple=True,
+        help="A RAM block in a raw dump, PADDR:OFFSET:SIZE; repeat for each.",
+    ),
+    click.option(
+        "--page-size",
+        type=click.Choice(["auto", *PAGE_SHIFTS], case_sensitive=False),
+        default="auto",
+        help="Page size of the kernel that wrote the handover.",
+    ),
+    click.option(
+        "--assume-abi",
+        type=click.Choice([abi.compatible for abi in ABIS]),
+        help="Read the FDT as this ABI, whatever it says.",
+    ),
+    click.option("--json", is_flag=True, help="One JSON document instead of text."),
+    click.option(
+        "--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colour."
+    ),
+)
+
+_FIELDS = tuple(Input.__dataclass_fields__)
+
+
+def reads_handover(function: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the shared arguments; the function gets them as its first one, an Input."""
+
+    @wraps(function)
+    def wrapper(**params: Any) -> int:
+        common = {name: params.pop(name) for name in _FIELDS}
+        return function(Input(**common), **params)
+
+    decorated: Callable[..., int] = wrapper
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated

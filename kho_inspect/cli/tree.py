@@ -1,0 +1,31 @@
+"""``tree``: the radix tree of preserved memory."""
+
+from __future__ import annotations
+
+import click
+
+from kho_inspect.cli.options import Input, exit_status, reads_handover, write_text
+
+
+@click.command("tree")
+@reads_handover
+@click.option("--full", is_flag=True, help="Every node on its own line.")
+def command(given: Input, full: bool) -> int:
+    """The radix tree: nodes, addresses, what each leaf holds."""
+    handover = given.inspect()
+    if given.json:
+        from kho_inspect.render.json import tree_document
+
+        given.write_json(tree_document(handover))
+        return exit_status(handover)
+    from kho_inspect.render.report import print_faults
+    from kho_inspect.render.tree import folded_tree, full_tree
+
+    console = given.console()
+    if handover.tree is not None:
+        if full:
+            write_text(f"{line}\n" for line in full_tree(handover))
+        else:
+            console.print(folded_tree(handover))
+    print_faults(console, handover.faults)
+    return exit_status(handover)

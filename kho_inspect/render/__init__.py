@@ -1,0 +1,1 @@
+"""How a handover looks: console (Rich), JSON, hexdump. Nothing here decides anything."""

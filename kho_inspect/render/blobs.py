@@ -1,0 +1,87 @@
+"""Sub-nodes and what they hold, on the console."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.text import Text
+from rich.tree import Tree
+
+from kho_inspect.render.console import plain, table
+from kho_inspect.render.fdt_values import fdt_value
+from kho_inspect.render.hexdump import hexdump
+from kho_inspect.units import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from kho_inspect.model import Blob, FdtNode
+
+PREVIEW_LINES = 8
+"""Hexdump lines of a blob that nobody knows, unless more is asked for."""
+MAX_FDT_LINES = 200
+"""Properties and nodes of one FDT blob that are printed."""
+
+
+def blob_table(blobs: Sequence[Blob]) -> Table:
+    """One row per sub-node."""
+    made = table("name", "address", "size", "preserved", "kind", right=("address", "size"))
+    for blob in blobs:
+        state = Text("yes", "green") if blob.preserved else Text("NO", "bold red")
+        made.add_row(
+            plain(blob.name),
+            "?" if blob.paddr is None else f"{blob.paddr:#x}",
+            "?" if blob.size is None else human_size(blob.size),
+            state if blob.paddr is not None else Text("?"),
+            plain(blob.kind if blob.stored else f"{blob.kind}, not read"),
+        )
+    return made
+
+
+def blob_content(blob: Blob) -> RenderableType:
+    """What the blob holds: its device tree, else a hexdump."""
+    if blob.fdt is not None:
+        return fdt_tree(blob.name, blob.fdt)
+    title = plain(blob.name, "bold")
+    if not blob.stored:
+        return Group(title, Text("  its bytes could not be read: see the faults", "yellow"))
+    lines = list(islice(hexdump(blob.data, blob.paddr or 0), PREVIEW_LINES))
+    text = Text("\n".join(f"  {line}" for line in lines))
+    if len(blob.data) > 16 * PREVIEW_LINES:
+        text.append(f"\n  … {human_size(len(blob.data))} in all: blobs --hexdump", "dim")
+    return Group(title, text)
+
+
+def print_hexdump(console: Console, blob: Blob) -> None:
+    """Every byte of the blob, streamed."""
+    console.print(plain(blob.name, "bold"))
+    for line in hexdump(blob.data, blob.paddr or 0):
+        console.out(f"  {line}", highlight=False)
+
+
+def fdt_tree(name: str, root: FdtNode) -> Tree:
+    """A device tree with KHO's native-endian values decoded."""
+    left = MAX_FDT_LINES
+
+    def grow(branch: Tree, node: FdtNode) -> None:
+        nonlocal left
+        for prop in node.props:
+            if left > 0:
+                line = Text.assemble(plain(prop.name, "cyan"), " = ", plain(fdt_value(prop.data)))
+                branch.add(line)
+            left -= 1
+        for child in node.children:
+            if left > 0:
+                left -= 1
+                grow(branch.add(plain(child.name, "bold")), child)
+
+    top = Tree(plain(name, "bold"), guide_style="dim")
+    grow(top, root)
+    if left < 0:
+        top.add(Text(f"… cut after {MAX_FDT_LINES} lines", "dim"))
+    return top

@@ -1,0 +1,247 @@
+"""The versioned JSON documents: addresses as ``"0x…"`` strings, counts as numbers.
+
+Never goes through Rich. Ranges are streamed, one per line; all else is small.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from kho_inspect.render.fdt_values import fdt_value
+from kho_inspect.render.tree import TreeView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from kho_inspect.address import AddressInfo, KeyPath
+    from kho_inspect.model import Blob, FdtNode, Handover
+    from kho_inspect.render.ranges import PreservedRange
+
+SCHEMA_VERSION = 1
+
+Document = dict[str, Any]
+"""JSON-ready, but for iterators of documents, which become arrays as they are written."""
+
+
+def stream(document: Document) -> Iterator[str]:
+    """The document as text, piece by piece; an iterator becomes an array, one item per line."""
+    yield "{"
+    yield from _members(document, 1)
+    yield "\n}\n"
+
+
+def _members(document: Document, depth: int) -> Iterator[str]:
+    pad = "\n" + "  " * depth
+    for number, (key, value) in enumerate(document.items()):
+        yield f"{',' if number else ''}{pad}{json.dumps(key)}: "
+        yield from _value(value, depth)
+
+
+def _value(value: Any, depth: int) -> Iterator[str]:
+    pad = "\n" + "  " * depth
+    if isinstance(value, dict) and value:
+        yield "{"
+        yield from _members(value, depth + 1)
+        yield pad + "}"
+    elif hasattr(value, "__next__"):
+        yield "["
+        separator = pad + "  "
+        for item in value:
+            yield separator + json.dumps(item)
+            separator = "," + pad + "  "
+        yield pad + "]"
+    else:
+        yield json.dumps(value, indent=2).replace("\n", pad)
+
+
+def address(value: int | None) -> str | None:
+    """``"0x4b0000"``, or null."""
+    return None if value is None else hex(value)
+
+
+def show_document(handover: Handover) -> Document:
+    """``kho-inspect show --json``."""
+    preserved, tree = handover.preserved, handover.tree
+    return {
+        **_head(handover),
+        "tree": {
+            "levels": handover.geometry.levels,
+            "nodes": tree.nodes if tree else 0,
+            "leaves": tree.leaves if tree else 0,
+        },
+        "preserved": {
+            "blocks": preserved.blocks,
+            "bytes": preserved.bytes,
+            "orders": {str(order): count for order, count in preserved.orders.items()},
+            "ranges": (
+                {"start": hex(extent.start), "end": hex(extent.end), "bytes": extent.size}
+                for extent in preserved.extents()
+            ),
+        },
+        "blobs": [_blob(blob) for blob in handover.blobs],
+        "faults": _faults(handover),
+    }
+
+
+def ranges_document(handover: Handover, ranges: Iterable[PreservedRange]) -> Document:
+    """``kho-inspect ranges --json``."""
+    return {
+        **_head(handover),
+        "ranges": (
+            {
+                "start": hex(found.extent.start),
+                "end": hex(found.extent.end),
+                "bytes": found.extent.size,
+                "orders": {str(order): count for order, count in found.orders.items()},
+            }
+            for found in ranges
+        ),
+        "faults": _faults(handover),
+    }
+
+
+def tree_document(handover: Handover) -> Document:
+    """``kho-inspect tree --json``: every node, level by level from the root."""
+    tree = handover.tree
+    return {
+        **_head(handover),
+        "tree": {
+            "root": address(tree.root) if tree else None,
+            "levels": handover.geometry.levels,
+            "nodes": tree.nodes if tree else 0,
+            "leaves": tree.leaves if tree else 0,
+        },
+        "nodes": _nodes(handover) if tree else iter(()),
+        "faults": _faults(handover),
+    }
+
+
+def _nodes(handover: Handover) -> Iterator[Document]:
+    view = TreeView(handover)
+    for level in view.tree.levels:
+        for paddr, key, used in zip(
+            level.paddr.tolist(), level.key.tolist(), level.used.tolist(), strict=True
+        ):
+            yield {
+                "level": level.level,
+                "paddr": hex(paddr),
+                "path": handover.geometry.node_path(key, level.level),
+                "used": used,
+            }
+
+
+def blobs_document(handover: Handover, blobs: Iterable[Blob]) -> Document:
+    """``kho-inspect blobs --json``: as in ``show``, with each blob's device tree or bytes."""
+    return {
+        **_head(handover),
+        "blobs": [
+            {
+                **_blob(blob),
+                "fdt": None if blob.fdt is None else _fdt_node(blob.fdt),
+                "hex": bytes(blob.data).hex() if blob.stored else None,
+            }
+            for blob in blobs
+        ],
+        "faults": _faults(handover),
+    }
+
+
+def addresses_document(handover: Handover, found: Iterable[AddressInfo]) -> Document:
+    """``kho-inspect addr --json``."""
+    return {
+        **_head(handover),
+        "addresses": [_address(handover, info) for info in found],
+        "faults": _faults(handover),
+    }
+
+
+def _head(handover: Handover) -> Document:
+    source, root = handover.source, handover.fdt
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": {
+            "path": source.path,
+            "format": source.format,
+            "page_size": source.page_size,
+            "page_size_reason": source.page_size_reason,
+        },
+        "fdt": {
+            "compatible": root.compatible,
+            "abi": root.abi.compatible,
+            "memory_map": address(root.memory_map),
+            "size": root.size,
+            "recovered": root.recovered,
+        },
+    }
+
+
+def _blob(blob: Blob) -> Document:
+    return {
+        "name": blob.name,
+        "paddr": address(blob.paddr),
+        "size": blob.size,
+        "preserved": blob.preserved,
+        "sha256": blob.sha256,
+        "kind": blob.kind,
+    }
+
+
+def _faults(handover: Handover) -> list[Document]:
+    return [
+        {
+            "kind": fault.kind.value,
+            "message": fault.message,
+            "paddr": address(fault.paddr),
+            "path": fault.path,
+        }
+        for fault in handover.faults
+    ]
+
+
+def _fdt_node(node: FdtNode) -> Document:
+    return {
+        "name": node.name,
+        "properties": [
+            {"name": prop.name, "value": fdt_value(prop.data), "hex": prop.data.hex()}
+            for prop in node.props
+        ],
+        "nodes": [_fdt_node(child) for child in node.children],
+    }
+
+
+def _address(handover: Handover, info: AddressInfo) -> Document:
+    return {
+        "paddr": hex(info.paddr),
+        "presence": info.presence.value,
+        "preserved": bool(info.blocks),
+        "blocks": [
+            {
+                "start": hex(block.paddr),
+                "end": hex(block.paddr + block.size),
+                "order": block.order,
+            }
+            for block in info.blocks
+        ],
+        "paths": [_key_path(handover, path) for path in info.paths],
+        "blob": info.blob.name if info.blob else None,
+        "node_level": info.node_level,
+    }
+
+
+def _key_path(handover: Handover, path: KeyPath) -> Document:
+    reached = path.steps[-1].level if path.steps else handover.geometry.levels - 1
+    return {
+        "key": hex(path.key),
+        "order": path.order,
+        "path": handover.geometry.entry_path(path.key, reached),
+        "steps": [
+            {
+                "level": step.level,
+                "node": hex(step.paddr),
+                "index": step.index,
+                "value": hex(step.value) if step.level else step.value,
+            }
+            for step in path.steps
+        ],
+    }

@@ -1,0 +1,146 @@
+"""The report: the first screen answers, the detail stands below it."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from kho_inspect.geometry import page_size_name
+from kho_inspect.render.blobs import blob_content, blob_table
+from kho_inspect.render.console import heading, plain, table
+from kho_inspect.render.ranges import iter_ranges, order_mix
+from kho_inspect.render.tree import folded_tree, full_tree
+from kho_inspect.units import human_size, plural
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from kho_inspect.model import Fault, Handover
+
+MAX_RANGES = 20
+MAX_FAULTS = 20
+
+
+def print_report(console: Console, handover: Handover, *, full_tree_wanted: bool = False) -> None:
+    """Everything ``show`` has to say."""
+    console.print(_header(handover))
+    _print_summary(console, handover)
+    print_faults(console, handover.faults)
+    _print_ranges(console, handover)
+    if handover.tree is not None:
+        heading(console, "Radix tree")
+        if full_tree_wanted:
+            for line in full_tree(handover):
+                console.out(line, highlight=False)
+        else:
+            console.print(folded_tree(handover))
+    if handover.blobs:
+        heading(console, "Sub-nodes")
+        console.print(blob_table(handover.blobs))
+        for blob in handover.blobs:
+            console.print(blob_content(blob))
+
+
+def _grid(rows: Sequence[tuple[str, Text]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, value)
+    return grid
+
+
+def _header(handover: Handover) -> Panel:
+    source, root = handover.source, handover.fdt
+    ram = human_size(sum(extent.size for extent in source.declared))
+    held = human_size(sum(extent.size for extent in source.stored))
+    what = f"{source.format}, {ram} of RAM" + ("" if ram == held else f", {held} of it stored")
+    abi = f"{root.abi.compatible} (kernels: {root.abi.kernels})"
+    if root.assumed:
+        abi = f"{root.abi.compatible} assumed (--assume-abi); the FDT says {root.compatible!r}"
+    elif root.compatible != root.abi.compatible:
+        abi = f"{root.abi.compatible}, the known part of {root.compatible!r}"
+    rows = [
+        ("dump", plain(f"{source.path} ({what})")),
+        ("FDT", plain(f"{root.path} ({root.size} bytes)")),
+        ("ABI", plain(abi)),
+        ("pages", plain(f"{page_size_name(handover.geometry.shift)} ({source.page_size_reason})")),
+    ]
+    if root.recovery:
+        rows.insert(2, ("recovered", plain(root.recovery, "yellow")))
+    good = not handover.faults
+    return Panel(
+        _grid([("", _verdict(handover)), *rows]),
+        title="kho-inspect",
+        title_align="left",
+        border_style="green" if good else "red",
+    )
+
+
+def _verdict(handover: Handover) -> Text:
+    if not handover.faults:
+        return Text("✔ READS WHOLE: every pointer of the handover could be followed", "bold green")
+    count = sum(fault.count for fault in handover.faults)
+    return Text(f"✘ DAMAGED: {plural(count, 'fault')}, listed below", "bold red")
+
+
+def _print_summary(console: Console, handover: Handover) -> None:
+    preserved, tree = handover.preserved, handover.tree
+    ranges = plural(len(preserved.merged[0]), "range")
+    blocks = plural(preserved.blocks, "block")
+    rows = [("preserved", plain(f"{human_size(preserved.bytes)} · {blocks} · {ranges}"))]
+    if tree is not None:
+        nodes = f"{plural(tree.nodes, 'node')}, {plural(tree.leaves, 'leaf', 'leaves')} of them"
+        rows.append(("tree", plain(f"{nodes} · {tree.depth} levels · root {tree.root:#x}")))
+    names = " · ".join(blob.name for blob in handover.blobs)
+    rows.append(("sub-nodes", plain(names or "none")))
+    console.print()
+    console.print(_grid(rows))
+    if preserved.orders:
+        made = table("order", "block size", "blocks", "bytes", right=_NUMBERS)
+        for order, count in preserved.orders.items():
+            size = handover.geometry.page_size << order
+            made.add_row(str(order), human_size(size), f"{count:,}", human_size(count * size))
+        console.print(made)
+
+
+_NUMBERS = ("order", "block size", "blocks", "bytes", "size")
+
+
+def _print_ranges(console: Console, handover: Handover) -> None:
+    total = len(handover.preserved.merged[0])
+    if not total:
+        return
+    heading(console, "Preserved ranges")
+    made = table("start", "end", "size", "blocks", right=("start", "end", "size"))
+    for found in islice(iter_ranges(handover.preserved), MAX_RANGES):
+        extent = found.extent
+        made.add_row(
+            f"{extent.start:#x}",
+            f"{extent.end:#x}",
+            human_size(extent.size),
+            order_mix(found.orders),
+        )
+    console.print(made)
+    if total > MAX_RANGES:
+        console.print(Text(f"… {total - MAX_RANGES:,} more: kho-inspect ranges DUMP DTB", "dim"))
+
+
+def print_faults(console: Console, faults: Sequence[Fault]) -> None:
+    """The worst of the damage; nothing at all when there is none."""
+    if not faults:
+        return
+    heading(console, "Faults")
+    for fault in faults[:MAX_FAULTS]:
+        line = Text.assemble(("✘ ", "red"), plain(fault.kind, "bold"), " ", plain(fault.message))
+        console.print(line)
+        if fault.path:
+            console.print(Text.assemble("    at ", plain(fault.path)), style="dim")
+    if len(faults) > MAX_FAULTS:
+        console.print(Text(f"… {len(faults) - MAX_FAULTS:,} more: --json lists them all", "dim"))
