@@ -11,6 +11,7 @@ from kho_inspect.walk.radix import Step, look_up
 if TYPE_CHECKING:
     from kho_inspect.memory import PhysicalMemory, Presence
     from kho_inspect.model import Blob, Block, Handover
+    from kho_inspect.ownership import OwnerIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,15 @@ class KeyPath:
     key: int
     order: int
     steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerAt:
+    """One claim on an address."""
+
+    chain: str
+    """``LUO / session vm-alpha / file 0x1001 / folio 17, file offset 0x11000``"""
+    file_offset: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +46,17 @@ class AddressInfo:
     """The sub-node blob that it lies in."""
     node_level: int | None
     """The level of the tree node that it lies in."""
+    owners: tuple[OwnerAt, ...]
+    """Who claims the page, or the block that it is part of."""
 
 
-def describe_address(memory: PhysicalMemory, handover: Handover, paddr: PhysAddr) -> AddressInfo:
-    """Look ``paddr`` (0 <= paddr < 2**64) up in everything that was read."""
+def describe_address(
+    memory: PhysicalMemory, handover: Handover, index: OwnerIndex, paddr: PhysAddr
+) -> AddressInfo:
+    """Look ``paddr`` (0 <= paddr < 2**64) up in everything that was read.
+
+    ``index`` is ``OwnerIndex(handover.preserved, handover.claims)``, built once for all addresses.
+    """
     blocks = tuple(handover.preserved.blocks_at(paddr))
     geometry = handover.geometry
     page = paddr & ~(geometry.page_size - 1)
@@ -65,6 +82,12 @@ def describe_address(memory: PhysicalMemory, handover: Handover, paddr: PhysAddr
         tuple(paths),
         blob,
         _node_level(handover, page),
+        tuple(
+            OwnerAt(
+                claimed.chain(paddr, geometry.shift), claimed.file_offset(paddr, geometry.shift)
+            )
+            for claimed in index.owners(page >> geometry.shift, (page >> geometry.shift) + 1)
+        ),
     )
 
 

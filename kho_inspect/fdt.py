@@ -26,6 +26,9 @@ MAX_NAME = 4096
 MAX_NAME_BYTES = 2 << 20
 """Sum over all tokens: names are shared, so a small blob can spell a long one many times."""
 
+_VERSION_17 = bytes((0, 0, 0, 17, 0, 0, 0, 16))
+"""The header fields ``version`` and ``last_comp_version``."""
+
 _HEADER_SIZE = layout.fdt_header.sizeof()
 
 
@@ -44,11 +47,14 @@ def parse(data: bytes | memoryview, *, source: str | None = None) -> FdtNode:
     """
     header = check_header(data, source=source)
     blob = bytes(data[: header.totalsize])
-    _Checker(blob, header, source).run()
+    checker = _Checker(blob, header, source)
+    checker.run()
     # Imported late: the only user of pyfdt.
     from pyfdt.pyfdt import FdtBlobParse
 
-    return _fold(FdtBlobParse(_Latin1Names(blob)).fdt_dt_tags)
+    # It refuses versions that are compatible with 17 all the same.
+    as_v17 = b"".join((blob[:20], _VERSION_17, blob[28:]))
+    return _fold(FdtBlobParse(_Latin1Names(as_v17)).fdt_dt_tags, checker.node_names)
 
 
 def check_header(data: bytes | memoryview, *, source: str | None = None) -> Any:
@@ -65,9 +71,9 @@ def check_header(data: bytes | memoryview, *, source: str | None = None) -> Any:
     if len(data) < _HEADER_SIZE:
         refuse(f"{len(data)} bytes are too few for the {_HEADER_SIZE}-byte header", len(data))
     header = layout.fdt_header.parse(bytes(data[:_HEADER_SIZE]))
-    if header.version != 17 or header.last_comp_version > 16:
+    if header.version < 17 or header.last_comp_version > 17:
         versions = f"{header.version}, compatible with {header.last_comp_version}"
-        refuse(f"version is {versions}, should be 17 and 16", 20)
+        refuse(f"version is {versions}, should be 17, compatible with 16", 20)
     if header.totalsize < _HEADER_SIZE:
         refuse(f"totalsize is {header.totalsize}, less than the header", 4)
     if header.totalsize > MAX_SIZE:
@@ -95,6 +101,8 @@ class _Checker:
         self.source = source
         self.end = header.off_dt_struct + header.size_dt_struct
         self.name_bytes = 0
+        self.node_names: list[bytes] = []
+        """In blob order, as they stand: pyfdt calls every nameless node ``/``."""
 
     def refuse(self, message: str, offset: int) -> NoReturn:
         raise FdtError(f"FDT offset {offset:#x}: {message}", offset=offset, source=self.source)
@@ -112,7 +120,9 @@ class _Checker:
                     self.refuse("a second root node", start)
                 if depth > MAX_DEPTH:
                     self.refuse(f"nodes nest deeper than {MAX_DEPTH}", start)
-                at = self.align(self.check_name(at, self.end, "node name"))
+                past = self.check_name(at, self.end, "node name")
+                self.node_names.append(self.blob[at : past - 1])
+                at = self.align(past)
             elif token == layout.FDT_END_NODE:
                 if depth == 0:
                     self.refuse("END_NODE without a node", start)
@@ -182,19 +192,17 @@ class _Latin1Byte(bytes):
         return super().decode("latin-1")
 
 
-def _fold(tags: Iterable[tuple[int, Any]]) -> FdtNode:
+def _fold(tags: Iterable[tuple[int, Any]], node_names: Iterable[bytes]) -> FdtNode:
     """pyfdt's flat token list (already known to balance) as a tree of ours."""
+    names = iter(node_names)
     open_nodes: list[tuple[str, list[FdtProp], list[FdtNode]]] = [("", [], [])]
     for tag, value in tags:
         if tag == layout.FDT_BEGIN_NODE:
-            open_nodes.append((_name(value), [], []))
+            open_nodes.append((text_of(next(names)), [], []))
         elif tag == layout.FDT_PROP:
-            open_nodes[-1][1].append(FdtProp(_name(value[0]), value[1]))
+            name = text_of(value[0].encode("latin-1"))
+            open_nodes[-1][1].append(FdtProp(name, bytes(value[1])))
         elif tag == layout.FDT_END_NODE:
             name, props, children = open_nodes.pop()
             open_nodes[-1][2].append(FdtNode(name, tuple(props), tuple(children)))
     return open_nodes[0][2][0]
-
-
-def _name(latin1: str) -> str:
-    return text_of(latin1.encode("latin-1"))

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kho_inspect import fdt, locate
-from kho_inspect.abi import ABIS, BY_COMPATIBLE, MAP_PROPERTY, Abi, find_abi, nearest_abi
+from kho_inspect.abi import MAP_PROPERTY
+from kho_inspect.claims import ClaimLog
+from kho_inspect.decoders.context import Context
+from kho_inspect.decoders.registry import FILE_DECODERS, decode_blob
 from kho_inspect.decoders.subnode import blob_address, read_blob
-from kho_inspect.errors import (
-    FdtError,
-    KhoError,
-    NotAHandoverError,
-    TruncatedFdtError,
-    UnknownAbiError,
-    UnreadableInputError,
-)
+from kho_inspect.errors import MissingMemoryError, NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
-from kho_inspect.memory.files import read_head
-from kho_inspect.model import FaultKind, FdtNode, Handover, Preserved, RootFdt, Source
+from kho_inspect.model import FaultKind, Handover, Preserved, RootFdt, Source
+from kho_inspect.ownership import account, unclaimed
+from kho_inspect.root_fdt import read_root_fdt
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.page_size import find_page_size
 from kho_inspect.walk.radix import walk_radix
 
-HOW_TO_CAPTURE = (
-    "debugfs kho/out/fdt keeps its boot-time size: take kho/in/fdt in the next kernel instead"
-)
+MAX_ROOT_PAGES = 1 << 16
+"""Unclaimed pages that are compared with the root FDT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +85,16 @@ def inspect_memory(
             "a wrong order and address. Only blocks of order 1 and up are as written",
             path="root",
         )
+    claims = ClaimLog(geometry.shift)
+    context = Context(memory, geometry, preserved, claims, faults, FILE_DECODERS)
+    blobs = tuple(
+        decode_blob(context, read_blob(memory, preserved, node, root.abi, faults))
+        for node in root.root.children
+    )
+    root = replace(root, paddr=_find_root_fdt(memory, root, preserved, claims))
+    if root.paddr is not None:
+        # The kernel allots it one page.
+        claims.add("KHO", "root FDT", root.paddr, geometry.page_size)
     return Handover(
         Source(
             memory.path,
@@ -104,9 +109,35 @@ def inspect_memory(
         geometry,
         tree,
         preserved,
-        tuple(read_blob(memory, preserved, node, root.abi, faults) for node in root.root.children),
+        blobs,
+        tuple(claims.claims),
+        account(preserved, claims.claims),
         faults.result(),
     )
+
+
+def _find_root_fdt(
+    memory: PhysicalMemory, root: RootFdt, preserved: Preserved, claims: ClaimLog
+) -> PhysAddr | None:
+    """Where the root FDT stands: kho_init preserves its page, and no structure points to it.
+
+    So it is looked for in the pages that nobody else claims.
+    """
+    if root.paddr is not None:
+        return root.paddr
+    left = MAX_ROOT_PAGES
+    for start, end in zip(*unclaimed(preserved, claims.claims), strict=True):
+        for pfn in range(int(start), min(int(end), int(start) + left)):
+            paddr = pfn << preserved.page_shift
+            try:
+                if memory.read(paddr, root.size) == root.data:
+                    return paddr
+            except MissingMemoryError:
+                continue
+        left -= int(end - start)
+        if left <= 0:
+            break
+    return None
 
 
 def _choose_geometry(
@@ -130,98 +161,3 @@ def _require_root_in_dump(memory: PhysicalMemory, paddr: PhysAddr) -> None:
             paddr=paddr,
             source=memory.path,
         )
-
-
-def read_root_fdt(path: str, memory: PhysicalMemory, assume_abi: str | None = None) -> RootFdt:
-    """The KHO root FDT in the file ``path``, completed from ``memory`` when it is cut short."""
-    data = read_head(path, fdt.MAX_SIZE)
-    if not data:
-        raise UnreadableInputError(f"{path} is empty", hint=HOW_TO_CAPTURE, source=path)
-    found: locate.FoundFdt | None = None
-    recovery = None
-    try:
-        root = fdt.parse(data, source=path)
-    except TruncatedFdtError as error:
-        found, recovery = _recover(path, data, memory, error)
-        data, root = found.data, found.root
-    except FdtError as error:
-        hint = None
-        if error.offset == 0:
-            hint = "the order is: kho-inspect DUMP DTB"
-        raise FdtError(
-            f"{path}: {error.message}", offset=error.offset, hint=hint, source=path
-        ) from error
-    compatible, abi = _identify(path, root, assume_abi)
-    return RootFdt(
-        path,
-        compatible,
-        abi,
-        assume_abi is not None,
-        root.u64(MAP_PROPERTY),
-        fdt.total_size(data) or 0,
-        root,
-        found is not None,
-        recovery,
-        found.paddr if found else None,
-    )
-
-
-def _identify(path: str, root: FdtNode, assume_abi: str | None) -> tuple[str, Abi]:
-    compatible = root.string("compatible") or ""
-    if not compatible.startswith("kho-") and root.prop(MAP_PROPERTY) is None:
-        chosen = root.child("chosen")
-        pointer = chosen.prop("linux,kho-fdt") if chosen else None
-        raise NotAHandoverError(
-            f"{path} is a device tree but no KHO root: compatible is {compatible!r}, "
-            f"and there is no {MAP_PROPERTY!r}",
-            hint="this is a boot DTB whose /chosen points at the KHO FDT, at "
-            f"0x{pointer[:8].hex().lstrip('0')}: give that FDT instead"
-            if pointer
-            else "the KHO root FDT is debugfs kho/in/fdt of the next kernel",
-            source=path,
-        )
-    abi = BY_COMPATIBLE.get(assume_abi) if assume_abi else find_abi(compatible)
-    if abi is None:
-        known = ", ".join(row.compatible for row in ABIS)
-        raise UnknownAbiError(
-            f"{path}: compatible is {compatible!r}, which is none of {known}",
-            hint=f"the nearest is {nearest_abi(compatible).compatible}: read it as that with "
-            f"--assume-abi {nearest_abi(compatible).compatible}",
-            source=path,
-        )
-    if not abi.radix:
-        raise KhoError(
-            f"{path}: {abi.compatible} ({abi.kernels}) keeps its map in a chunk list, which is "
-            "not read yet",
-            source=path,
-        )
-    return compatible, abi
-
-
-def _recover(
-    path: str, prefix: bytes, memory: PhysicalMemory, error: TruncatedFdtError
-) -> tuple[locate.FoundFdt, str]:
-    """The whole FDT of which the file holds only the start, out of the dump."""
-    candidates = sorted(locate.find_root_fdts(memory, prefix), key=locate.rank)
-    if candidates:
-        best = candidates[0]
-        others = f", the best of {len(candidates)} copies" if len(candidates) > 1 else ""
-        return best, (
-            f"{path} holds only {error.have} of {error.totalsize} bytes (debugfs kho/out/fdt does "
-            f"that); the whole FDT was found in the dump at {best.paddr:#x}{others}"
-        )
-    strangers = sorted(locate.find_root_fdts(memory), key=locate.rank)
-    listed = ", ".join(f"{other.paddr:#x} ({other.compatible})" for other in strangers[:4])
-    raise TruncatedFdtMissingError(path, error, listed) from error
-
-
-class TruncatedFdtMissingError(TruncatedFdtError):
-    """The DTB is truncated and the dump holds no FDT that continues it."""
-
-    def __init__(self, path: str, error: TruncatedFdtError, listed: str) -> None:
-        super().__init__(totalsize=error.totalsize, have=error.have, source=path)
-        self.message = (
-            f"{path}: {self.message}, and the dump has no FDT that starts with them; "
-            f"root FDTs in the dump: {listed or 'none'}"
-        )
-        self.hint = HOW_TO_CAPTURE

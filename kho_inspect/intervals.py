@@ -7,12 +7,12 @@ frames, as a rule, so that 2**64 bytes fit). Built for millions of intervals.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -57,3 +57,55 @@ def covers(merged: Intervals, start: int, end: int) -> bool:
     """Whether ``start..end`` lies inside one interval of a merged set."""
     at = int(np.searchsorted(merged[0], start, side="right")) - 1
     return at >= 0 and end <= int(merged[1][at])
+
+
+def intersect(a: Intervals, b: Intervals) -> Intervals:
+    """What two merged sets have in common, as a merged set."""
+    return _where(a, b, lambda in_a, in_b: in_a & in_b)
+
+
+def subtract(a: Intervals, b: Intervals) -> Intervals:
+    """What merged set ``a`` has and merged set ``b`` has not, as a merged set."""
+    return _where(a, b, lambda in_a, in_b: in_a & ~in_b)
+
+
+def _where(
+    a: Intervals, b: Intervals, keep: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Any]
+) -> Intervals:
+    """Cut the line at every bound of either set, keep the pieces that ``keep`` says."""
+    cuts = np.unique(np.concatenate([*a, *b]))
+    kept = keep(contains(a, cuts), contains(b, cuts))
+    change = np.flatnonzero(np.diff(kept, prepend=False, append=False))
+    return cuts[change[0::2]], cuts[change[1::2]]
+
+
+def contains(merged: Intervals, points: I64) -> NDArray[np.bool_]:
+    """For each point whether it lies in a merged set."""
+    inside: NDArray[np.bool_] = np.searchsorted(merged[0], points, side="right") > np.searchsorted(
+        merged[1], points, side="right"
+    )
+    return inside
+
+
+def length_below(merged: Intervals, points: I64) -> I64:
+    """For each point, how much of a merged set lies below it."""
+    starts, ends = merged
+    if not len(starts):
+        return np.zeros(len(points), dtype=np.int64)
+    before = np.concatenate([[0], np.cumsum(ends - starts)])
+    at = np.searchsorted(starts, points, side="right")
+    last = np.maximum(at - 1, 0)
+    overshoot = np.maximum(ends[last] - np.maximum(points, starts[last]), 0)
+    found: I64 = before[at] - np.where(at > 0, overshoot, 0)
+    return found
+
+
+def overlaps(starts: I64, ends: I64) -> Intervals:
+    """What at least two of the given intervals have in common, as a merged set."""
+    if len(starts) < 2:
+        return empty()
+    order = np.argsort(starts, kind="stable")
+    starts, ends = starts[order], ends[order]
+    reach = np.maximum.accumulate(ends)[:-1]
+    hit = starts[1:] < reach
+    return merge(starts[1:][hit], np.minimum(ends[1:], reach)[hit])

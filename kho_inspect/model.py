@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kho_inspect.abi import Abi
+    from kho_inspect.contents import Claim, Content
     from kho_inspect.geometry import PageGeometry
     from kho_inspect.intervals import Intervals
 
@@ -51,6 +52,23 @@ class FaultKind(StrEnum):
     VMALLOC_MISALIGNED = "vmalloc-misaligned"
     VMALLOC_FLAGS = "vmalloc-flags"
     VMALLOC_ORDER = "vmalloc-order"
+    BLOCK_OUTSIDE = "block-outside"
+    BLOCK_NOT_STORED = "block-not-stored"
+    BLOCK_MISALIGNED = "block-misaligned"
+    BLOCK_CYCLE = "block-cycle"
+    BLOCK_COUNT = "block-count"
+    LUO_SHORT = "luo-short"
+    LUO_PROPERTY = "luo-property"
+    LUO_ARRAY_MISSING = "luo-array-missing"
+    LUO_ARRAY_NOT_STORED = "luo-array-not-stored"
+    LUO_COUNT = "luo-count"
+    MEMFD_MISSING = "memfd-missing"
+    MEMFD_NOT_STORED = "memfd-not-stored"
+    MEMFD_FOLIOS = "memfd-folios"
+    MEMBLOCK_PROPERTY = "memblock-property"
+    METADATA_SHORT = "metadata-short"
+    KHO_TEST_PROPERTY = "kho-test-property"
+    KHO_TEST_FOLIOS = "kho-test-folios"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +164,9 @@ class RootFdt:
     """None when the property is missing or not 8 bytes."""
     size: int
     """totalsize, bytes."""
-    root: FdtNode
+    data: bytes = field(repr=False)
+    """The whole FDT."""
+    root: FdtNode = field(repr=False)
     recovered: bool
     """The file was truncated; the whole FDT was found in the dump at ``paddr``."""
     recovery: str | None
@@ -292,6 +312,43 @@ class Blob:
     data: bytes | memoryview = field(repr=False)
     fdt: FdtNode | None = field(repr=False)
     """The blob as a device tree, when it is one."""
+    content: Content | None = field(default=None, repr=False)
+    """The blob decoded, when its kind is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """What one owner claims of the preserved memory."""
+
+    name: str
+    bytes: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Preserved memory against the claims on it; merged intervals of page frames."""
+
+    page_shift: int
+    owners: tuple[Owner, ...]
+    """In the order of their first claim."""
+    owned: Intervals
+    """Preserved and claimed."""
+    orphans: Intervals
+    """Preserved, claimed by nobody: a leak in the making, or an undecoded blob's."""
+    dangling: Intervals
+    """Claimed but not preserved: will be overwritten."""
+    shared: Intervals
+    """Claimed by more than one owner."""
+
+    def size(self, pages: Intervals) -> int:
+        """Bytes in a set of page frame intervals."""
+        return int((pages[1] - pages[0]).sum()) << self.page_shift
+
+    def extents(self, pages: Intervals) -> Iterator[Extent]:
+        """A set of page frame intervals as byte extents."""
+        for start, end in zip(pages[0].tolist(), pages[1].tolist(), strict=True):
+            yield Extent(start << self.page_shift, end << self.page_shift)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,4 +362,7 @@ class Handover:
     """None when the map property leads nowhere."""
     preserved: Preserved
     blobs: tuple[Blob, ...]
+    claims: tuple[Claim, ...] = field(repr=False)
+    """The memory that every structure followed stands in."""
+    ownership: Ownership
     faults: tuple[Fault, ...]

@@ -29,6 +29,7 @@ def bad(tmp_path: Path) -> Path:
     (tmp_path / "dump.elf.xz").write_bytes(lzma.compress(dump.read_bytes(), preset=0))
     (tmp_path / "kho.dtb").write_bytes(dtb)
     (tmp_path / "v9.dtb").write_bytes(dtb.replace(b"kho-v2", b"kho-v9"))
+    (tmp_path / "v9.elf").write_bytes(dump.read_bytes().replace(b"kho-v2", b"kho-v9"))
     (tmp_path / "other.dtb").write_bytes(
         dtb.replace(b"kho-v2", b"qemu-x").replace(b"preserved-memory-map", b"x" * 20)
     )
@@ -110,7 +111,8 @@ def test_usage_errors_exit_2(args: list[str]) -> None:
 
 def test_assumed_abi_works_fully(bad: Path) -> None:
     plain = json.loads(kho_inspect("dump.elf", "kho.dtb", "--json", cwd=bad).stdout)
-    assumed = kho_inspect("dump.elf", "v9.dtb", "--assume-abi", "kho-v2", "--json", cwd=bad)
+    plain["source"]["path"] = "v9.elf"
+    assumed = kho_inspect("v9.elf", "v9.dtb", "--assume-abi", "kho-v2", "--json", cwd=bad)
     document = json.loads(assumed.stdout)
     assert assumed.status == 0
     assert document["fdt"] == {**plain["fdt"], "compatible": "kho-v9"}

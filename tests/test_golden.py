@@ -24,8 +24,11 @@ CASES: dict[str, tuple[int, list[str]]] = {
     "blobs": (80, ["blobs", DUMP, DTB]),
     "blobs-hexdump": (80, ["blobs", DUMP, DTB, "LUO", "--hexdump"]),
     "blobs-json": (80, ["blobs", DUMP, DTB, "kho_test", "--json"]),
-    "addr": (80, ["addr", DUMP, DTB, "0x6d3010", "0x6f1000", "0x100000", "0x4a9000"]),
-    "addr-json": (80, ["addr", DUMP, DTB, "0x6d3010", "--json"]),
+    "owners": (80, ["owners", DUMP, DTB]),
+    "owners-json": (80, ["owners", DUMP, DTB, "--json"]),
+    "ranges-owners": (80, ["ranges", DUMP, DTB, "--owners"]),
+    "addr": (80, ["addr", DUMP, DTB, "0x6d3010", "0x6f1000", "0x100000", "0x4a9000", "0x719004"]),
+    "addr-json": (80, ["addr", DUMP, DTB, "0x719004", "--json"]),
     "help": (80, ["--help"]),
     "help-show": (80, ["show", "--help"]),
 }

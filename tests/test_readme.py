@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -40,8 +41,9 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize(("command", "output"), _examples(), ids=[c for c, _ in _examples()])
-def test_readme_shows_real_output(command: str, output: str) -> None:
-    result = kho_inspect(*shlex.split(command)[1:])
+def test_readme_shows_real_output(command: str, output: str, tmp_path: Path) -> None:
+    (tmp_path / "samples").symlink_to(REPO / "samples")
+    result = kho_inspect(*shlex.split(command)[1:], cwd=tmp_path)
     if os.environ.get("KHO_UPDATE_GOLDEN"):
         _rewrite(command, output, result.stdout)
         return

@@ -12,16 +12,18 @@ from kho_inspect.units import PhysAddr
 @reads_handover
 @click.argument("paddrs", metavar="PADDR...", type=Address(), nargs=-1, required=True)
 def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
-    """Look addresses up: block, radix path, sub-node."""
+    """Look addresses up: owner, block, radix path, sub-node."""
     from kho_inspect.address import describe_address
     from kho_inspect.inspection import inspect_memory
+    from kho_inspect.ownership import OwnerIndex
 
     for paddr in paddrs:
         if paddr >= 1 << 64:
             raise click.UsageError(f"{paddr:#x} is beyond 64 bits")
     memory, root = given.open()
     handover = inspect_memory(memory, root, given.options())
-    found = [describe_address(memory, handover, paddr) for paddr in paddrs]
+    index = OwnerIndex(handover.preserved, handover.claims)
+    found = [describe_address(memory, handover, index, paddr) for paddr in paddrs]
     if given.json:
         from kho_inspect.render.json import addresses_document
 

@@ -26,6 +26,7 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
         given.write_json(blobs_document(handover, blobs))
         return exit_status(handover)
     from kho_inspect.render.blobs import blob_content, blob_table, print_hexdump
+    from kho_inspect.render.contents import content_view
     from kho_inspect.render.report import print_faults
 
     console = given.console()
@@ -34,6 +35,8 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
         if hexdump:
             print_hexdump(console, blob)
         else:
+            if blob.content is not None:
+                console.print(content_view(blob.name, blob.content))
             console.print(blob_content(blob))
     print_faults(console, handover.faults)
     return exit_status(handover)

@@ -1,4 +1,4 @@
 """Construct declarations of every on-memory layout, and nothing else.
 
-One module per ABI header. ``numpy_view`` holds the two bridges to numpy.
+One module per ABI header. ``views`` holds the two bridges to numpy.
 """

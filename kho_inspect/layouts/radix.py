@@ -11,7 +11,7 @@ from functools import cache
 from construct import Struct
 
 from kho_inspect.geometry import PageGeometry
-from kho_inspect.layouts.numpy_view import U64Array
+from kho_inspect.layouts.views import U64Array
 
 
 @cache

@@ -7,7 +7,7 @@ from functools import cache
 from construct import Int16ul, Int32ul, Int64ul, Struct
 
 from kho_inspect.geometry import PageGeometry
-from kho_inspect.layouts.numpy_view import U64Array
+from kho_inspect.layouts.views import U64Array
 
 KHO_VMALLOC_ALLOC = 1 << 0
 KHO_VMALLOC_HUGE_VMAP = 1 << 1

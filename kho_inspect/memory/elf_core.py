@@ -70,7 +70,7 @@ def _load_segments(file: MappedFile, header: Any) -> Any:
     """The PT_LOAD program headers that carry a physical address, as a structured array."""
     import numpy as np
 
-    from kho_inspect.layouts.numpy_view import dtype_of
+    from kho_inspect.layouts.views import dtype_of
 
     count = header.e_phnum
     if count == elf.PN_XNUM:

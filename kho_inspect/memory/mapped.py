@@ -148,6 +148,8 @@ class MappedMemory:
         """Which items lie whole in one block, and the file offset of those that do."""
         import numpy as np
 
+        if not self._blocks:
+            return np.zeros(len(paddrs), dtype=bool), np.zeros(len(paddrs), dtype=np.int64)
         starts, lasts, offsets = self._block_arrays
         at = np.searchsorted(starts, paddrs, side="right") - 1
         inside = at >= 0

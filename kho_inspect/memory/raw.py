@@ -18,9 +18,13 @@ from kho_inspect.units import Extent, PhysAddr, human_size
 
 def open_raw(file: MappedFile, *, base: PhysAddr, blocks: Sequence[RamBlock]) -> MappedMemory:
     """Raises UnreadableInputError when the blocks contradict each other or the file."""
-    if not blocks:
-        return MappedMemory(file, "raw", [RamBlock(base, 0, file.size)])
-    ordered = sorted(blocks)
+    ordered = sorted(blocks) or [RamBlock(base, 0, file.size)]
+    if ordered[-1].end > 1 << 64:
+        raise UnreadableInputError(
+            f"{human_size(ordered[-1].size)} at {ordered[-1].paddr:#x} end beyond 64 bits",
+            hint="check --base and --map",
+            source=file.path,
+        )
     for before, after in itertools.pairwise(ordered):
         if after.paddr < before.end:
             raise UnreadableInputError(

@@ -25,6 +25,12 @@ def print_address(console: Console, geometry: PageGeometry, info: AddressInfo) -
         _row(console, "block", f"{extent}, order {block.order}, {human_size(block.size)}")
     if len(info.blocks) > 1:
         _row(console, "overlap", f"{len(info.blocks)} blocks of different orders hold this page")
+    for owner in info.owners:
+        _row(console, "owner", owner.chain)
+    if info.blocks and not info.owners:
+        _row(console, "owner", "none: an orphan, nothing that was decoded points here")
+    if info.owners and not info.blocks:
+        _row(console, "", "dangling: claimed, but not preserved, so it will be overwritten")
     for path in info.paths:
         _print_path(console, geometry, path)
     if info.blob is not None and info.blob.paddr is not None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from kho_inspect.ownership import OwnerIndex
+from kho_inspect.render.decoded_json import decoded
 from kho_inspect.render.fdt_values import fdt_value
 from kho_inspect.render.tree import TreeView
 
@@ -15,10 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from kho_inspect.address import AddressInfo, KeyPath
+    from kho_inspect.intervals import Intervals
     from kho_inspect.model import Blob, FdtNode, Handover
     from kho_inspect.render.ranges import PreservedRange
 
 SCHEMA_VERSION = 1
+MAX_CLAIMANTS = 8
+"""Claims on one range that are spelled out."""
 
 Document = dict[str, Any]
 """JSON-ready, but for iterators of documents, which become arrays as they are written."""
@@ -80,8 +85,50 @@ def show_document(handover: Handover) -> Document:
             ),
         },
         "blobs": [_blob(blob) for blob in handover.blobs],
+        "ownership": _ownership(handover),
         "faults": _faults(handover),
     }
+
+
+def owners_document(handover: Handover) -> Document:
+    """``kho-inspect owners --json``."""
+    return {
+        **_head(handover),
+        "ownership": _ownership(handover),
+        "faults": _faults(handover),
+    }
+
+
+def _ownership(handover: Handover) -> Document:
+    ownership = handover.ownership
+    return {
+        "owned_bytes": ownership.size(ownership.owned),
+        "orphan_bytes": ownership.size(ownership.orphans),
+        "dangling_bytes": ownership.size(ownership.dangling),
+        "shared_bytes": ownership.size(ownership.shared),
+        "owners": (
+            {"owner": owner.name, "bytes": owner.bytes, "blocks": owner.blocks}
+            for owner in ownership.owners
+        ),
+        "orphans": _claimed_ranges(handover, ownership.orphans),
+        "dangling": _claimed_ranges(handover, ownership.dangling),
+        "shared": _claimed_ranges(handover, ownership.shared),
+    }
+
+
+def _claimed_ranges(handover: Handover, pages: Intervals) -> Iterator[Document]:
+    ownership, shift = handover.ownership, handover.geometry.shift
+    if not len(pages[0]):
+        return
+    index = OwnerIndex(handover.preserved, handover.claims)
+    for extent in ownership.extents(pages):
+        owners = index.owners(extent.start >> shift, extent.end >> shift)
+        yield {
+            "start": hex(extent.start),
+            "end": hex(extent.end),
+            "bytes": extent.size,
+            "owners": [one.chain(extent.start, shift) for one in owners[:MAX_CLAIMANTS]],
+        }
 
 
 def ranges_document(handover: Handover, ranges: Iterable[PreservedRange]) -> Document:
@@ -94,6 +141,7 @@ def ranges_document(handover: Handover, ranges: Iterable[PreservedRange]) -> Doc
                 "end": hex(found.extent.end),
                 "bytes": found.extent.size,
                 "orders": {str(order): count for order, count in found.orders.items()},
+                **({} if found.owners is None else {"owners": list(found.owners)}),
             }
             for found in ranges
         ),
@@ -147,6 +195,11 @@ def blobs_document(handover: Handover, blobs: Iterable[Blob]) -> Document:
     }
 
 
+def extract_document(handover: Handover, entries: list[Document]) -> Document:
+    """``kho-inspect extract --json``: the manifest's entries."""
+    return {**_head(handover), "items": entries, "faults": _faults(handover)}
+
+
 def addresses_document(handover: Handover, found: Iterable[AddressInfo]) -> Document:
     """``kho-inspect addr --json``."""
     return {
@@ -184,6 +237,7 @@ def _blob(blob: Blob) -> Document:
         "preserved": blob.preserved,
         "sha256": blob.sha256,
         "kind": blob.kind,
+        "decoded": decoded(blob.content),
     }
 
 
@@ -226,6 +280,10 @@ def _address(handover: Handover, info: AddressInfo) -> Document:
         "paths": [_key_path(handover, path) for path in info.paths],
         "blob": info.blob.name if info.blob else None,
         "node_level": info.node_level,
+        "owners": [
+            {"owner": owner.chain, "file_offset": address(owner.file_offset)}
+            for owner in info.owners
+        ],
     }
 
 

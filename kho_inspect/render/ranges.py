@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from kho_inspect.render.safe import safe
 from kho_inspect.units import Extent, human_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from kho_inspect.model import Preserved
+    from kho_inspect.ownership import OwnerIndex
 
 CHUNK = 16384
 """Ranges that are turned into Python objects at a time."""
@@ -23,6 +25,8 @@ class PreservedRange:
     extent: Extent
     orders: dict[int, int]
     """order → blocks."""
+    owners: tuple[str, ...] | None = None
+    """Who owns any of it; None when that was not asked."""
 
     @property
     def mix(self) -> str:
@@ -74,7 +78,19 @@ def iter_order(preserved: Preserved, order: int) -> Iterator[PreservedRange]:
             yield PreservedRange(extent, {order: (end - start) >> order})
 
 
+def with_owners(
+    ranges: Iterable[PreservedRange], index: OwnerIndex, page_shift: int
+) -> Iterator[PreservedRange]:
+    """The same ranges with their owners filled in."""
+    for found in ranges:
+        pages = found.extent.start >> page_shift, found.extent.end >> page_shift
+        yield replace(found, owners=tuple(index.owner_names(*pages)))
+
+
 def range_line(found: PreservedRange) -> str:
     """One range as a line of text, columns aligned for addresses up to 48 bits."""
     start, end = found.extent.start, found.extent.end
-    return f"{start:#014x}-{end:#014x}  {human_size(end - start):>10}  {found.mix}"
+    line = f"{start:#014x}-{end:#014x}  {human_size(end - start):>10}  {found.mix}"
+    if found.owners is None:
+        return line
+    return f"{line}  {safe(', '.join(found.owners)) or 'ORPHAN'}"

@@ -12,6 +12,8 @@ from rich.text import Text
 from kho_inspect.geometry import page_size_name
 from kho_inspect.render.blobs import blob_content, blob_table
 from kho_inspect.render.console import heading, plain, table
+from kho_inspect.render.contents import content_view, summary
+from kho_inspect.render.owners import overview
 from kho_inspect.render.ranges import iter_ranges, order_mix
 from kho_inspect.render.tree import folded_tree, full_tree
 from kho_inspect.units import human_size, plural
@@ -44,7 +46,9 @@ def print_report(console: Console, handover: Handover, *, full_tree_wanted: bool
         heading(console, "Sub-nodes")
         console.print(blob_table(handover.blobs))
         for blob in handover.blobs:
-            console.print(blob_content(blob))
+            console.print(
+                content_view(blob.name, blob.content) if blob.content else blob_content(blob)
+            )
 
 
 def _grid(rows: Sequence[tuple[str, Text]]) -> Table:
@@ -98,7 +102,11 @@ def _print_summary(console: Console, handover: Handover) -> None:
     if tree is not None:
         nodes = f"{plural(tree.nodes, 'node')}, {plural(tree.leaves, 'leaf', 'leaves')} of them"
         rows.append(("tree", plain(f"{nodes} · {tree.depth} levels · root {tree.root:#x}")))
-    names = " · ".join(blob.name for blob in handover.blobs)
+    rows.append(("owners", overview(handover)))
+    names = " · ".join(
+        f"{blob.name} ({summary(blob.content)})" if blob.content else blob.name
+        for blob in handover.blobs
+    )
     rows.append(("sub-nodes", plain(names or "none")))
     console.print()
     console.print(_grid(rows))

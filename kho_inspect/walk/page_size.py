@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry, page_size_name
-from kho_inspect.layouts.numpy_view import dtype_of
 from kho_inspect.layouts.radix import kho_radix_node
+from kho_inspect.layouts.views import dtype_of
 from kho_inspect.units import PhysAddr, plural
 from kho_inspect.walk.radix import look_up
 
@@ -44,12 +44,15 @@ class Evidence:
     """Pointers that do not, and keys without a valid order."""
     blobs: int
     """Sub-node blobs that the tree says are preserved."""
+    blob_orders: int
+    """Sum of the orders of the blocks that hold them: writers need a page or a few."""
 
     @property
-    def rank(self) -> tuple[bool, int, bool, float, int]:
+    def rank(self) -> tuple[bool, int, bool, float, int, int]:
         """Sorts the best candidate last; ties go to the smaller page."""
         share = self.good / (self.good + self.bad) if self.good + self.bad else 0.0
-        return (self.aligned, self.blobs, self.bad == 0, share, -self.geometry.shift)
+        sound = self.bad == 0
+        return (self.aligned, self.blobs, sound, share, -self.blob_orders, -self.geometry.shift)
 
 
 def find_page_size(
@@ -69,7 +72,7 @@ def _examine(
 ) -> Evidence:
     page = geometry.page_size
     if root % page or not memory.stored_mask(np.array([root], dtype=np.uint64), page)[0]:
-        return Evidence(geometry, False, 0, 0, 0)
+        return Evidence(geometry, False, 0, 0, 0, 0)
     dtype = dtype_of(kho_radix_node(geometry))
     good = bad = 0
     queue = [(root, 0, geometry.levels - 1)]
@@ -96,21 +99,23 @@ def _examine(
                 else:
                     seen.add(child)
                     queue.append((child, child_key, level - 1))
-    found = sum(_is_preserved(memory, geometry, root, paddr) for paddr in blobs)
-    return Evidence(geometry, True, good, bad, found)
+    orders = [_preserved_order(memory, geometry, root, paddr) for paddr in blobs]
+    found = [order for order in orders if order is not None]
+    return Evidence(geometry, True, good, bad, len(found), sum(found))
 
 
-def _is_preserved(
+def _preserved_order(
     memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, paddr: PhysAddr
-) -> bool:
+) -> int | None:
+    """The lowest order of a preserved block that holds ``paddr``."""
     page = paddr & ~(geometry.page_size - 1)
     for order in range(MAX_ORDER + 1):
         block = page & ~((geometry.page_size << order) - 1)
         key = geometry.encode(block, order)
         steps = look_up(memory, geometry, root, key)
         if len(steps) == geometry.levels and steps[-1].value:
-            return True
-    return False
+            return order
+    return None
 
 
 def _reason(best: Evidence, second: Evidence, blobs: int) -> str:
@@ -120,6 +125,8 @@ def _reason(best: Evidence, second: Evidence, blobs: int) -> str:
     if best.rank[:-1] == second.rank[:-1]:
         other = page_size_name(second.geometry.shift)
         return f"assumed {name}: nothing in the tree tells it from {other}"
+    if not best.good + best.bad:
+        return "the tree is empty, but its root is aligned for no larger page"
     if not best.blobs and best.bad:
         return f"best fit, though {best.bad} of {best.good + best.bad} tree pointers tried are bad"
     tried = plural(best.good + best.bad, "tree pointer")

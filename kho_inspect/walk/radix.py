@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kho_inspect.errors import MissingMemoryError
-from kho_inspect.layouts.numpy_view import dtype_of
 from kho_inspect.layouts.radix import kho_radix_leaf, kho_radix_node
+from kho_inspect.layouts.views import dtype_of
 from kho_inspect.memory import Presence
 from kho_inspect.model import FaultKind, Preserved, RadixTree, TreeLevel
 from kho_inspect.units import PhysAddr, plural
@@ -55,6 +55,7 @@ class _Walker:
         self.faults = faults
         self.seen: set[int] = set()
         self.key_runs: list[Intervals] = []
+        self.leaves: TreeLevel | None = None
 
     def walk(self, root: PhysAddr) -> RadixTree:
         top = self.geometry.levels - 1
@@ -66,7 +67,8 @@ class _Walker:
             if not len(paddrs):
                 break
             if number == 0:
-                levels.append(TreeLevel(0, paddrs, keys, self.read_leaves(paddrs, keys)))
+                self.leaves = TreeLevel(0, paddrs, keys, self.read_leaves(paddrs, keys))
+                levels.append(self.leaves)
             else:
                 used, children, child_keys = self.read_tables(paddrs, keys, number, levels)
                 levels.append(TreeLevel(number, paddrs, keys, used))
@@ -192,6 +194,7 @@ class _Walker:
             self.faults.add(
                 FaultKind.KEY_NO_ORDER,
                 "key 0 is set: it has no order bit, so it names no page",
+                paddr=self.leaf_of(0),
                 path=geometry.entry_path(0, 0),
             )
         orders: dict[int, Intervals] = {}
@@ -209,10 +212,18 @@ class _Walker:
                 FaultKind.KEY_ORDER_TOO_HIGH,
                 f"{plural(count, 'key')} from {key:#x} have a bit set above the order-0 bit "
                 f"{top}: no page has such a key",
+                paddr=self.leaf_of(key),
                 path=geometry.entry_path(key, 0),
                 count=count,
             )
         return dict(sorted(orders.items()))
+
+    def leaf_of(self, key: int) -> PhysAddr | None:
+        """The leaf that holds a key's bit."""
+        if self.leaves is None:
+            return None
+        at = int(np.searchsorted(self.leaves.key, key, side="right")) - 1
+        return int(self.leaves.paddr[at])
 
     def split_by_order(self, starts: I64, ends: I64) -> Intervals:
         """Cut runs at powers of two, where the order changes.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from kho_inspect.contents import VmallocArea
 from kho_inspect.errors import MissingMemoryError
+from kho_inspect.layouts.views import parse_record
 from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc, kho_vmalloc_chunk
 from kho_inspect.model import FaultKind
 from kho_inspect.units import PhysAddr, plural
@@ -21,41 +22,25 @@ if TYPE_CHECKING:
     from kho_inspect.walk.faults import FaultLog
 
 
-@dataclass(frozen=True, slots=True)
-class VmallocArea:
-    """A preserved vmalloc area, as far as it could be followed."""
+class VmallocDescriptor(Protocol):
+    """The fields of a parsed ``struct kho_vmalloc``."""
 
     first: PhysAddr
     total_pages: int
     flags: int
     order: int
-    """Each entry of the chunks covers ``1 << order`` pages."""
-    chunks: tuple[PhysAddr, ...]
-    """The chunk pages that were read, in list order."""
-    phys: NDArray[np.uint64]
-    """Start of each physically contiguous piece, in virtual order."""
-
-    @property
-    def pages(self) -> int:
-        """Pages that the chunks name; the kernel wants ``total_pages`` of them."""
-        return len(self.phys) << self.order
-
-    @property
-    def whole(self) -> bool:
-        """Whether every page of the area is known."""
-        return self.pages == self.total_pages
 
 
-def parse_vmalloc(data: bytes | memoryview) -> tuple[PhysAddr, int, int, int]:
-    """``(first, total_pages, flags, order)`` of a 16-byte ``struct kho_vmalloc``."""
-    fields = kho_vmalloc.parse(bytes(data[: kho_vmalloc.sizeof()]))
-    return fields.first, fields.total_pages, fields.flags, fields.order
+def parse_vmalloc(data: bytes | memoryview) -> VmallocDescriptor:
+    """A ``struct kho_vmalloc`` from (at least) 16 bytes."""
+    descriptor: VmallocDescriptor = parse_record(kho_vmalloc, data)
+    return descriptor
 
 
 def walk_vmalloc(
     memory: PhysicalMemory,
     geometry: PageGeometry,
-    descriptor: tuple[PhysAddr, int, int, int],
+    descriptor: VmallocDescriptor,
     path: str,
     faults: FaultLog,
 ) -> VmallocArea:
@@ -64,12 +49,14 @@ def walk_vmalloc(
     As the kernel does, a zero entry ends its chunk but not the list. The list is given up once
     it holds more than ``total_pages``, or more chunks than any writer would use for them.
     """
-    first, total_pages, flags, order = descriptor
-    _check_descriptor(flags, order, geometry, path, faults)
+    first, total_pages = descriptor.first, descriptor.total_pages
+    flags, order = descriptor.flags, descriptor.order
+    if not _check_descriptor(flags, order, geometry, path, faults):
+        return VmallocArea(first, total_pages, flags, order, (), np.empty(0, np.uint64), path)
     layout = kho_vmalloc_chunk(geometry)
     slots = geometry.page_size // 8 - 1
     # The writer appends a chunk whenever one is filled to the last slot, so one may be empty.
-    most_chunks = (total_pages >> min(order, 32)) // slots + 1
+    most_chunks = (total_pages >> order) // slots + 1
     chunks: list[PhysAddr] = []
     seen: set[PhysAddr] = set()
     pieces: list[NDArray[np.uint64]] = []
@@ -117,7 +104,7 @@ def walk_vmalloc(
         entries += used
         at = chunk.next
     phys = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint64)
-    area = VmallocArea(first, total_pages, flags, order, tuple(chunks), phys)
+    area = VmallocArea(first, total_pages, flags, order, tuple(chunks), phys, path)
     if not area.whole and not at:
         faults.add(
             FaultKind.VMALLOC_COUNT,
@@ -136,7 +123,8 @@ def _used(phys: NDArray[np.uint64]) -> int:
 
 def _check_descriptor(
     flags: int, order: int, geometry: PageGeometry, path: str, faults: FaultLog
-) -> None:
+) -> bool:
+    """Whether the descriptor makes sense enough to be followed."""
     unknown = flags & ~sum(KHO_VMALLOC_FLAGS)
     if unknown:
         faults.add(
@@ -150,6 +138,7 @@ def _check_descriptor(
             f"vmalloc order is {order}, more than any address has room for",
             path=path,
         )
+    return order <= geometry.order0_bit
 
 
 def _check_alignment(
@@ -165,3 +154,23 @@ def _check_alignment(
             path=path,
             count=len(bad),
         )
+
+
+def read_area(
+    memory: PhysicalMemory, geometry: PageGeometry, area: VmallocArea, size: int
+) -> bytes:
+    """The first ``size`` bytes of an area, or as many as stand before the first missing piece.
+
+    Bounded by the pages that the chunks name, whatever ``size`` says.
+    """
+    if not len(area.phys):
+        return b""
+    piece = geometry.page_size << area.order
+    parts = []
+    for paddr in area.phys[: -(-size // piece)].tolist():
+        try:
+            parts.append(memory.read(paddr, min(piece, size)))
+        except MissingMemoryError:
+            break
+        size -= len(parts[-1])
+    return b"".join(parts)

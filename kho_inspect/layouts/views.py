@@ -6,6 +6,8 @@ a fixed-size Struct into the numpy dtype of the same bytes, for reading thousand
 
 from __future__ import annotations
 
+from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,3 +54,26 @@ def dtype_of(layout: Construct) -> np.dtype[Any]:
     if isinstance(layout, Bytes):
         return np.dtype(f"V{layout.sizeof()}")
     raise TypeError(f"no numpy counterpart for {layout!r}")
+
+
+def parse_record(layout: Construct, data: bytes | memoryview) -> SimpleNamespace:
+    """One fixed-size Struct by way of its dtype: for structs that are read by the thousand.
+
+    Fields become attributes, nested Structs namespaces. ``data`` must be long enough.
+    """
+    dtype = _cached_dtype(layout)
+    return _namespace(np.frombuffer(data, dtype=dtype, count=1)[0])
+
+
+_cached_dtype = cache(dtype_of)
+
+
+def _namespace(record: Any) -> SimpleNamespace:
+    values: dict[str, Any] = {}
+    for name in record.dtype.names:
+        value = record[name]
+        if value.dtype.names:
+            values[name] = _namespace(value)
+        else:
+            values[name] = value.tobytes() if value.dtype.kind == "V" else value.item()
+    return SimpleNamespace(**values)

@@ -1,0 +1,52 @@
+"""Collecting which structure claims which memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kho_inspect.contents import Claim
+from kho_inspect.units import PhysAddr
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kho_inspect.intervals import I64
+
+MAX_PFN = 1 << 52
+"""No page frame lies above: what claims to does so by a wild number, and is cut off there."""
+
+
+class ClaimLog:
+    """An append-only list of claims, in page frames of ``1 << page_shift`` bytes."""
+
+    def __init__(self, page_shift: int) -> None:
+        self.page_shift = page_shift
+        self.claims: list[Claim] = []
+
+    def add(self, owner: str, what: str, paddr: PhysAddr, size: int) -> None:
+        """All pages that hold any of ``size`` bytes from ``paddr``; nothing for an empty range."""
+        if size <= 0:
+            return
+        start = min(paddr >> self.page_shift, MAX_PFN)
+        end = min(-(-(paddr + size) >> self.page_shift), MAX_PFN)
+        if start < end:
+            self.claims.append(Claim(owner, what, _one(start), _one(end)))
+
+    def add_many(
+        self,
+        owner: str,
+        what: str,
+        pfns: I64,
+        pages: I64 | int,
+        file_index: NDArray[np.uint64] | None = None,
+    ) -> None:
+        """``pages`` page frames from each of ``pfns``."""
+        if len(pfns):
+            ends = np.minimum(pfns + pages, MAX_PFN)
+            self.claims.append(Claim(owner, what, np.minimum(pfns, ends), ends, file_index))
+
+
+def _one(value: int) -> I64:
+    return np.array([value], dtype=np.int64)

@@ -1,0 +1,75 @@
+"""``extract``: recover content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from kho_inspect.cli import exit_codes
+from kho_inspect.cli.options import Input, exit_status, reads_handover
+
+LONG_WORK = 64 << 20
+"""Bytes from which a progress bar is worth its lines."""
+
+
+@click.command("extract")
+@reads_handover
+@click.argument("selectors", metavar="[SELECTOR]...", nargs=-1)
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory to write to; made when missing.",
+)
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+def command(given: Input, selectors: tuple[str, ...], output: Path, force: bool) -> int:
+    """Recover content: memfds, blobs, regions, ranges.
+
+    SELECTOR is LUO/SESSION/TOKEN, blob/NAME, reserve_mem/NAME, kho_test/N, any leading part of
+    one, vmalloc@PADDR or range@START-END. Without one, everything is extracted.
+    """
+    from kho_inspect.extraction import Extractor, incomplete, select
+    from kho_inspect.inspection import inspect_memory
+
+    memory, root = given.open()
+    handover = inspect_memory(memory, root, given.options())
+    items = select(handover, memory, selectors)
+    total = sum(piece.size for item in items for piece in item.pieces)
+    with _progress(total) as advance:
+        entries = Extractor(memory, output, force=force, progress=advance).run(items)
+    if given.json:
+        from kho_inspect.render.json import extract_document
+
+        given.write_json(extract_document(handover, entries))
+    else:
+        from kho_inspect.render.extract import print_entries
+
+        print_entries(given.console(), str(output), entries)
+    return exit_codes.FINDINGS if incomplete(entries) else exit_status(handover)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, where that is a terminal and the work is long."""
+    import sys
+
+    if total < LONG_WORK or not sys.stderr.isatty():
+        yield lambda size: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("extract", total=total)
+        yield lambda size: bar.advance(task, size)

@@ -1,0 +1,26 @@
+"""``owners``: who owns every preserved page."""
+
+from __future__ import annotations
+
+import click
+
+from kho_inspect.cli.options import Input, exit_status, reads_handover
+
+
+@click.command("owners")
+@reads_handover
+def command(given: Input) -> int:
+    """Who owns every preserved page; what nobody owns, and what dangles."""
+    handover = given.inspect()
+    if given.json:
+        from kho_inspect.render.json import owners_document
+
+        given.write_json(owners_document(handover))
+        return exit_status(handover)
+    from kho_inspect.render.owners import print_owners
+    from kho_inspect.render.report import print_faults
+
+    console = given.console()
+    print_owners(console, handover)
+    print_faults(console, handover.faults)
+    return exit_status(handover)

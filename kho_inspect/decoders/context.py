@@ -1,0 +1,66 @@
+"""What every decoder works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kho_inspect.units import PhysAddr
+from kho_inspect.walk.vmalloc import VmallocDescriptor, walk_vmalloc
+
+if TYPE_CHECKING:
+    from kho_inspect.claims import ClaimLog
+    from kho_inspect.contents import Content, Memfd, VmallocArea
+    from kho_inspect.geometry import PageGeometry
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.model import Blob, Preserved
+    from kho_inspect.walk.faults import FaultLog
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The handover around a blob."""
+
+    memory: PhysicalMemory
+    geometry: PageGeometry
+    preserved: Preserved
+    claims: ClaimLog
+    faults: FaultLog
+    file_decoders: Mapping[str, FileDecoder]
+    """``luo_file_ser.compatible`` → decoder of that handler's data."""
+
+    def vmalloc(
+        self, descriptor: VmallocDescriptor, path: str, owner: str, what: str
+    ) -> VmallocArea:
+        """Follow a vmalloc area and claim its chunks and pages."""
+        area = walk_vmalloc(self.memory, self.geometry, descriptor, path, self.faults)
+        for chunk in area.chunks:
+            self.claims.add(owner, f"{what} vmalloc chunk", chunk, self.geometry.page_size)
+        if len(area.phys):
+            pfns = (area.phys >> self.geometry.shift).astype("int64")
+            self.claims.add_many(owner, what, pfns, 1 << area.order)
+        return area
+
+
+FileDecoder = Callable[[Context, PhysAddr, str, str], "Memfd | None"]
+"""``(context, data, owner, path)`` → the file, None when its descriptor cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobDecoder:
+    """One row of the registry."""
+
+    kind: str
+    """What ``Blob.kind`` becomes: the compatible string, as a rule."""
+    node: str
+    """Name of the sub-node."""
+    matches: Callable[[Blob], bool]
+    """Whether the blob's own compatible string, or shape, is this decoder's."""
+    decode: Callable[[Context, Blob, str], Content | None]
+    """``(context, blob, kind)`` → content; None when not even its first struct can be read."""
+
+
+def is_fdt(compatible: str) -> Callable[[Blob], bool]:
+    """Matches blobs that are device trees with that root compatible string."""
+    return lambda blob: blob.fdt is not None and blob.fdt.string("compatible") == compatible

@@ -1,0 +1,41 @@
+"""memblock: the ``reserve_mem=`` regions (memblock-v1), ``mm/memblock.c`` [6.16 …]."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kho_inspect.contents import Memblock, ReserveMem
+from kho_inspect.decoders.context import BlobDecoder, is_fdt
+from kho_inspect.model import FaultKind
+
+if TYPE_CHECKING:
+    from kho_inspect.decoders.context import Context
+    from kho_inspect.model import Blob, FdtNode
+
+REGION = "reserve-mem-v1"
+
+
+def decode(context: Context, blob: Blob, kind: str) -> Memblock:
+    """Every child that is a region, and a claim on the memory of each."""
+    assert blob.fdt is not None
+    regions = [_region(context, node, f"/{blob.name}/{node.name}") for node in blob.fdt.children]
+    return Memblock(kind, tuple(regions))
+
+
+def _region(context: Context, node: FdtNode, path: str) -> ReserveMem:
+    for name in ("start", "size"):
+        if node.u64(name) is None:
+            context.faults.add(
+                FaultKind.MEMBLOCK_PROPERTY,
+                f"reserve_mem property {name!r} is missing or not 8 bytes",
+                path=path,
+            )
+    region = ReserveMem(
+        node.name, node.string("compatible") or "", node.u64("start"), node.u64("size"), path
+    )
+    if region.compatible == REGION and region.start is not None and region.size is not None:
+        context.claims.add(f"reserve_mem / {node.name}", "region", region.start, region.size)
+    return region
+
+
+DECODERS = (BlobDecoder("memblock-v1", "memblock", is_fdt("memblock-v1"), decode),)

@@ -1,0 +1,105 @@
+"""Preserved memfds: ``mm/memfd_luo.c`` (memfd-v1; memfd-v2 [7.1 …])."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kho_inspect.contents import Folios, Memfd, VmallocArea
+from kho_inspect.errors import MissingMemoryError
+from kho_inspect.layouts.memfd import (
+    FOLIO_PFN_BITS,
+    memfd_luo_folio_ser,
+    memfd_luo_ser,
+    memfd_luo_ser_v1,
+)
+from kho_inspect.layouts.views import dtype_of, parse_record
+from kho_inspect.model import FaultKind, Preserved
+from kho_inspect.units import PhysAddr, plural
+from kho_inspect.walk.faults import missing_kind
+from kho_inspect.walk.vmalloc import read_area
+
+if TYPE_CHECKING:
+    from kho_inspect.decoders.context import Context, FileDecoder
+    from kho_inspect.intervals import I64
+
+_LAYOUTS = {"memfd-v1": memfd_luo_ser_v1, "memfd-v2": memfd_luo_ser}
+_FOLIO = dtype_of(memfd_luo_folio_ser)
+
+
+def _decoder(compatible: str) -> FileDecoder:
+    layout = _LAYOUTS[compatible]
+
+    def decode(context: Context, data: PhysAddr, owner: str, path: str) -> Memfd | None:
+        """The descriptor at ``data`` and its folio table; both and the folios are claimed."""
+        try:
+            raw = context.memory.read(data, layout.sizeof())
+        except MissingMemoryError as error:
+            kind = missing_kind(error, FaultKind.MEMFD_MISSING, FaultKind.MEMFD_NOT_STORED)
+            context.faults.add(kind, f"memfd descriptor: {error.message}", paddr=data, path=path)
+            return None
+        fields = parse_record(layout, raw)
+        context.claims.add(owner, "memfd descriptor", data, layout.sizeof())
+        area = context.vmalloc(fields.folios, f"{path} → folios", owner, "folio table")
+        table = _read_table(context, area, fields.nr_folios, path)
+        held = np.flatnonzero(table.pfn)
+        context.claims.add_many(
+            owner,
+            "folio",
+            table.pfn[held],
+            np.int64(1) << np.maximum(table.order[held], 0),
+            table.index[held],
+        )
+        return Memfd(
+            compatible,
+            data,
+            fields.pos,
+            fields.size,
+            getattr(fields, "seals", None),
+            getattr(fields, "flags", None),
+            fields.nr_folios,
+            area,
+            table,
+            path,
+        )
+
+    return decode
+
+
+def _read_table(context: Context, area: VmallocArea, nr_folios: int, path: str) -> Folios:
+    room = (area.pages << context.geometry.shift) // _FOLIO.itemsize
+    size = min(nr_folios, room) * _FOLIO.itemsize
+    held = read_area(context.memory, context.geometry, area, size)
+    entries = np.frombuffer(held[: len(held) // _FOLIO.itemsize * _FOLIO.itemsize], dtype=_FOLIO)
+    if len(entries) < nr_folios:
+        context.faults.add(
+            FaultKind.MEMFD_FOLIOS,
+            f"memfd has nr_folios {nr_folios:,}, its table gives {plural(len(entries), 'entry')}",
+            paddr=area.first or None,
+            path=path,
+        )
+    word = entries["pfn_flags"]
+    pfn = (word & np.uint64((1 << FOLIO_PFN_BITS) - 1)).astype(np.int64)
+    return Folios(
+        pfn,
+        (word >> np.uint64(FOLIO_PFN_BITS)).astype(np.int64),
+        entries["index"],
+        block_orders(context.preserved, pfn),
+    )
+
+
+def block_orders(preserved: Preserved, pfns: I64) -> I64:
+    """Order of the preserved block that starts at each page frame, -1 where none does.
+
+    Where blocks of several orders start there (a fault in itself) the highest is given.
+    """
+    found = np.full(len(pfns), -1, dtype=np.int64)
+    for order, (starts, ends) in sorted(preserved.runs.items()):
+        at = np.searchsorted(starts, pfns, side="right") - 1
+        inside = (at >= 0) & (pfns < ends[np.maximum(at, 0)])
+        found[inside & (pfns & ((1 << order) - 1) == 0)] = order
+    return found
+
+
+FILE_DECODERS: dict[str, FileDecoder] = {name: _decoder(name) for name in _LAYOUTS}

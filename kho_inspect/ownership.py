@@ -1,0 +1,196 @@
+"""Who owns every preserved page: the claims of all structures against the preserved blocks.
+
+A block is restored as a whole, so a claim on any part of a block owns all of it. Interval
+arithmetic on page frames throughout; nothing here is done page by page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kho_inspect import intervals
+from kho_inspect.model import Owner, Ownership, Preserved
+from kho_inspect.units import PhysAddr
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kho_inspect.contents import Claim
+    from kho_inspect.intervals import I64, Intervals
+
+
+def account(preserved: Preserved, claims: Sequence[Claim]) -> Ownership:
+    """Owned, orphan, dangling and shared memory, and the share of each owner."""
+    pieces = _Pieces(claims)
+    claimed = intervals.merge(pieces.starts, pieces.ends)
+    starts, ends = grow_to_blocks(preserved, pieces.starts, pieces.ends)
+    grown = intervals.merge(starts, ends)
+    starts, ends, owner = _merge_per_owner(starts, ends, pieces.owner)
+    return Ownership(
+        preserved.page_shift,
+        _owners(preserved, pieces.names, starts, ends, owner),
+        intervals.intersect(preserved.merged, grown),
+        intervals.subtract(preserved.merged, grown),
+        intervals.subtract(claimed, preserved.merged),
+        intervals.overlaps(starts, ends),
+    )
+
+
+def unclaimed(preserved: Preserved, claims: Sequence[Claim]) -> Intervals:
+    """Preserved page frames that no claim owns."""
+    pieces = _Pieces(claims)
+    starts, ends = grow_to_blocks(preserved, pieces.starts, pieces.ends)
+    return intervals.subtract(preserved.merged, intervals.merge(starts, ends))
+
+
+class OwnerIndex:
+    """Finds the claims on any stretch of memory; build it once for many questions."""
+
+    def __init__(self, preserved: Preserved, claims: Sequence[Claim]) -> None:
+        pieces = _Pieces(claims)
+        self._preserved = preserved
+        self._claims = claims
+        starts, ends = grow_to_blocks(preserved, pieces.starts, pieces.ends)
+        claim = np.repeat(np.arange(len(claims)), [len(one.starts) for one in claims])
+        first = np.cumsum([0, *(len(one.starts) for one in claims)])
+        order = np.argsort(starts, kind="stable")
+        self._starts, self._ends = starts[order], ends[order]
+        self._claim = claim[order]
+        self._piece = (np.arange(len(starts)) - first[claim])[order]
+        self._reach = np.maximum.accumulate(self._ends) if len(starts) else self._ends
+
+    def owners(self, start: int, end: int) -> list[Claimed]:
+        """Claims on any of the page frames ``start..end``, or on the blocks that hold them.
+
+        Pieces that name the very page frames come before those that merely share a block.
+        """
+        low = int(np.searchsorted(self._reach, start, side="right"))
+        high = int(np.searchsorted(self._starts, end))
+        hits = low + np.flatnonzero(self._ends[low:high] > start)
+        found = [
+            Claimed(self._claims[claim], piece)
+            for claim, piece in zip(
+                self._claim[hits].tolist(), self._piece[hits].tolist(), strict=True
+            )
+        ]
+        return sorted(found, key=lambda claimed: not claimed.names(start, end))
+
+    def owner_names(self, start: int, end: int) -> list[str]:
+        """The distinct owners, by the first part of their names."""
+        return list(dict.fromkeys(top_owner(one.claim.owner) for one in self.owners(start, end)))
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """One piece of one claim."""
+
+    claim: Claim
+    piece: int
+
+    def names(self, start: int, end: int) -> bool:
+        """Whether the piece itself, not only its block, has any of these page frames."""
+        claim = self.claim
+        return bool(claim.starts[self.piece] < end and start < claim.ends[self.piece])
+
+    def chain(self, paddr: PhysAddr, page_shift: int) -> str:
+        """``LUO / session vm-alpha / file 0x1001 / folio 17, file offset 0x11000``."""
+        claim = self.claim
+        number = f" {self.piece}" if len(claim.starts) > 1 or claim.file_index is not None else ""
+        name = f"{claim.owner} / {claim.what}{number}"
+        offset = self.file_offset(paddr, page_shift)
+        return name if offset is None else f"{name}, file offset {offset:#x}"
+
+    def file_offset(self, paddr: PhysAddr, page_shift: int) -> int | None:
+        """Where in the file the byte at ``paddr`` belongs, for file content."""
+        claim = self.claim
+        if claim.file_index is None:
+            return None
+        start = int(claim.starts[self.piece]) << page_shift
+        return (int(claim.file_index[self.piece]) << page_shift) + paddr - start
+
+
+def top_owner(name: str) -> str:
+    """``LUO / session vm-alpha / file 0x1001`` → ``LUO``."""
+    return name.split(" / ", 1)[0]
+
+
+class _Pieces:
+    """All pieces of all claims in three flat arrays; ``owner`` indexes ``names``."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        numbers: dict[str, int] = {}
+        owner = [numbers.setdefault(claim.owner, len(numbers)) for claim in claims]
+        none = np.empty(0, dtype=np.int64)
+        self.names = list(numbers)
+        self.starts: I64 = np.concatenate([none, *(claim.starts for claim in claims)])
+        self.ends: I64 = np.concatenate([none, *(claim.ends for claim in claims)])
+        self.owner: I64 = np.repeat(
+            np.array(owner, dtype=np.int64), [len(claim.starts) for claim in claims]
+        )
+
+
+def grow_to_blocks(preserved: Preserved, starts: I64, ends: I64) -> Intervals:
+    """Each interval widened to whole preserved blocks at both of its ends."""
+    low, high = starts.copy(), ends.copy()
+    for order, runs in preserved.runs.items():
+        if order == 0:
+            continue
+        inside = intervals.contains(runs, starts)
+        low[inside] = np.minimum(low[inside], starts[inside] >> order << order)
+        inside = intervals.contains(runs, ends - 1)
+        block_end = ((ends[inside] - 1 >> order) + 1) << order
+        high[inside] = np.maximum(high[inside], block_end)
+    return low, high
+
+
+def _merge_per_owner(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]:
+    """Join what overlaps or touches within one owner, so that nothing counts twice."""
+    order = np.lexsort((starts, owner))
+    starts, ends, owner = starts[order], ends[order], owner[order]
+    if not len(starts):
+        return starts, ends, owner
+    # One running maximum serves all owners when each has a range of numbers of its own.
+    span = int(ends.max())
+    if len(starts) and (int(owner.max()) + 1) * (span + 1) >= 1 << 62:
+        return _merge_by_loop(starts, ends, owner)
+    offset = owner * (span + 1)
+    low, high = intervals.merge(starts + offset, ends + offset)
+    owner = low // (span + 1)
+    return low - owner * (span + 1), high - owner * (span + 1), owner
+
+
+def _merge_by_loop(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]:
+    bounds = np.append(np.flatnonzero(np.diff(owner, prepend=-1)), len(owner))
+    merged = [
+        (*intervals.merge(starts[a:b], ends[a:b]), int(owner[a]))
+        for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+    ]
+    return (
+        np.concatenate([low for low, _, _ in merged]),
+        np.concatenate([high for _, high, _ in merged]),
+        np.repeat([who for _, _, who in merged], [len(low) for low, _, _ in merged]),
+    )
+
+
+def _owners(
+    preserved: Preserved, names: list[str], starts: I64, ends: I64, owner: I64
+) -> tuple[Owner, ...]:
+    def per_owner(values: I64) -> list[int]:
+        sums = np.zeros(len(names), dtype=np.int64)
+        np.add.at(sums, owner, values)
+        return [int(value) for value in sums]
+
+    pages = intervals.length_below(preserved.merged, ends) - intervals.length_below(
+        preserved.merged, starts
+    )
+    blocks = np.zeros(len(starts), dtype=np.int64)
+    for order, runs in preserved.runs.items():
+        in_run = intervals.length_below(runs, ends) - intervals.length_below(runs, starts)
+        blocks += in_run >> order
+    return tuple(
+        Owner(name, size << preserved.page_shift, count)
+        for name, size, count in zip(names, per_owner(pages), per_owner(blocks), strict=True)
+    )

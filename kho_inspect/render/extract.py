@@ -1,0 +1,35 @@
+"""What ``extract`` wrote, on the console."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from kho_inspect.render.console import plain, table
+from kho_inspect.units import human_size, plural
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MAX_LISTED = 200
+
+
+def print_entries(console: Console, directory: str, entries: Sequence[dict[str, Any]]) -> None:
+    """One row per file, and what is missing in it."""
+    made = table("extracted", "size", "missing", right=("size",))
+    for entry in entries[:MAX_LISTED]:
+        missing: Counter[str] = Counter()
+        for gap in entry["gaps"]:
+            missing[gap["why"]] += gap["end"] - gap["start"]
+        words = ", ".join(f"{human_size(size)} {why}" for why, size in missing.items())
+        made.add_row(
+            plain(entry["selector"]), human_size(entry["size"]), Text(words or "-", "yellow")
+        )
+    console.print(made)
+    if len(entries) > MAX_LISTED:
+        console.print(Text(f"… {len(entries) - MAX_LISTED:,} more: see the manifest", "dim"))
+    done = f"{plural(len(entries), 'file')} and manifest.json in {directory}"
+    console.print(plain(done))

@@ -1,0 +1,90 @@
+"""Walking a chain of kho_blocks: ``kho_block_restore()`` and its readers [7.2]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kho_inspect.errors import MissingMemoryError
+from kho_inspect.layouts.block import block_capacity, kho_block_header
+from kho_inspect.layouts.views import parse_record
+from kho_inspect.model import FaultKind
+from kho_inspect.units import PhysAddr
+from kho_inspect.walk.faults import missing_kind
+
+if TYPE_CHECKING:
+    from construct import Struct
+
+    from kho_inspect.geometry import PageGeometry
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.walk.faults import FaultLog
+
+
+@dataclass(frozen=True, slots=True)
+class BlockChain:
+    """The blocks that could be read, and the bytes of their entries in chain order."""
+
+    blocks: tuple[PhysAddr, ...]
+    entries: tuple[memoryview, ...]
+    complete: bool
+    """The chain ended with a zero link, and no count was cut."""
+
+
+def walk_blocks(
+    memory: PhysicalMemory,
+    geometry: PageGeometry,
+    first: PhysAddr,
+    entry: Struct,
+    path: str,
+    faults: FaultLog,
+) -> BlockChain:
+    """Follow ``next`` from the block at ``first`` (0: an empty chain).
+
+    No block is read twice, so a hostile chain costs at most the dump's pages. A ``count`` above
+    what a block has room for is cut to that.
+    """
+    page, entry_size = geometry.page_size, entry.sizeof()
+    capacity = block_capacity(geometry, entry_size)
+    header_size = kho_block_header.sizeof()
+    blocks: dict[PhysAddr, None] = {}
+    entries: list[memoryview] = []
+    at, complete = first, True
+    while at:
+        here = f"{path} → block {len(blocks)}"
+        if at in blocks:
+            faults.add(
+                FaultKind.BLOCK_CYCLE,
+                f"kho_block {next(reversed(blocks)):#x} links back to block {at:#x}",
+                paddr=at,
+                path=here,
+            )
+            return BlockChain(tuple(blocks), tuple(entries), False)
+        if at % page:
+            faults.add(
+                FaultKind.BLOCK_MISALIGNED,
+                f"kho_block {at:#x} is not aligned to a page",
+                paddr=at,
+                path=here,
+            )
+            return BlockChain(tuple(blocks), tuple(entries), False)
+        try:
+            data = memory.read(at, page)
+        except MissingMemoryError as error:
+            kind = missing_kind(error, FaultKind.BLOCK_OUTSIDE, FaultKind.BLOCK_NOT_STORED)
+            faults.add(kind, f"kho_block: {error.message}", paddr=at, path=here)
+            return BlockChain(tuple(blocks), tuple(entries), False)
+        header = parse_record(kho_block_header, data)
+        count = header.count
+        if count > capacity:
+            faults.add(
+                FaultKind.BLOCK_COUNT,
+                f"kho_block {at:#x} counts {count:,} entries, its page has room for {capacity}",
+                paddr=at,
+                path=here,
+            )
+            count, complete = 0, False
+        blocks[at] = None
+        for offset in range(header_size, header_size + count * entry_size, entry_size):
+            entries.append(data[offset : offset + entry_size])
+        at = header.next
+    return BlockChain(tuple(blocks), tuple(entries), complete)
