@@ -32,6 +32,7 @@ def kho_inspect(
     env: dict[str, str] | None = None,
 ) -> Result:
     """Run ``kho-inspect`` with ``args``; never with a terminal."""
+    settings = {"PYTHONPATH": str(REPO), "PYTHONIOENCODING": "utf-8", "COLUMNS": str(columns)}
     done = subprocess.run(
         [sys.executable, "-m", "kho_inspect", *map(str, args)],
         cwd=cwd,

@@ -12,6 +12,8 @@ from rich.text import Text
 from kho_inspect.render.safe import safe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
 
@@ -63,6 +65,18 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
     )
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def grid(rows: Sequence[tuple[str, Text]], indent: int = 0) -> Table:
+    """Names and values in two columns, without lines."""
+    from rich.table import Table
+
+    made = Table.grid(padding=(0, 2 if not indent else 1), pad_edge=False)
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        made.add_row(" " * indent + name, value)
     return made
 
 

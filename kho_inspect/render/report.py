@@ -6,12 +6,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from kho_inspect.geometry import page_size_name
 from kho_inspect.render.blobs import blob_content, blob_table
-from kho_inspect.render.console import heading, plain, table
+from kho_inspect.render.console import grid, heading, plain, table
 from kho_inspect.render.contents import content_view, summary
 from kho_inspect.render.owners import overview
 from kho_inspect.render.ranges import iter_ranges, order_mix
@@ -51,15 +50,6 @@ def print_report(console: Console, handover: Handover, *, full_tree_wanted: bool
             )
 
 
-def _grid(rows: Sequence[tuple[str, Text]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(name, value)
-    return grid
-
-
 def _header(handover: Handover) -> Panel:
     source, root = handover.source, handover.fdt
     ram = human_size(sum(extent.size for extent in source.declared))
@@ -80,7 +70,7 @@ def _header(handover: Handover) -> Panel:
         rows.insert(2, ("recovered", plain(root.recovery, "yellow")))
     good = not handover.faults
     return Panel(
-        _grid([("", _verdict(handover)), *rows]),
+        grid([("", _verdict(handover)), *rows]),
         title="kho-inspect",
         title_align="left",
         border_style="green" if good else "red",
@@ -109,7 +99,7 @@ def _print_summary(console: Console, handover: Handover) -> None:
     )
     rows.append(("sub-nodes", plain(names or "none")))
     console.print()
-    console.print(_grid(rows))
+    console.print(grid(rows))
     if preserved.orders:
         made = table("order", "block size", "blocks", "bytes", right=_NUMBERS)
         for order, count in preserved.orders.items():
