@@ -21,6 +21,8 @@ class Abi:
     compatible: str
     kernels: str
     """Releases that write it, for people."""
+    releases: tuple[str, ...]
+    """The same for ``--target linux-X.Y``."""
     radix: bool
     """The map is a radix tree of bitmaps (else: a list of ``khoser_mem_chunk``)."""
     blob_property: str
@@ -29,13 +31,40 @@ class Abi:
     """Sub-node property, native-endian u64: the blob's bytes. None: every blob is an FDT."""
     order_bit_in_width: bool
     """The tree's depth counts the bit above an order-0 PFN (kho-v2 forgot it)."""
+    luo: tuple[str, ...]
+    """LUO versions that its kernels accept; they panic on any other."""
+    files: tuple[str, ...]
+    """File handlers that its kernels have."""
 
+
+_MEMFD = ("memfd-v2",)
+_V1 = ("6.16", "6.17", "6.18", "6.19", "7.0")
 
 ABIS: tuple[Abi, ...] = (
-    Abi("kho-v1", "6.16 to 7.0", False, "fdt", None, False),
-    Abi("kho-v2", "development trees before 7.1", True, "preserved-data", None, False),
-    Abi("kho-v3", "7.1", True, "preserved-data", "blob-size", True),
-    Abi("kho-v4", "7.2, 7.3", True, "preserved-data", "blob-size", True),
+    Abi("kho-v1", "6.16 to 7.0", _V1, False, "fdt", None, False, (), ()),
+    Abi(
+        "kho-v2",
+        "development trees before 7.1",
+        (),
+        True,
+        "preserved-data",
+        None,
+        False,
+        ("luo-v1",),
+        ("memfd-v1", *_MEMFD),
+    ),
+    Abi("kho-v3", "7.1", ("7.1",), True, "preserved-data", "blob-size", True, ("luo-v1",), _MEMFD),
+    Abi(
+        "kho-v4",
+        "7.2, 7.3",
+        ("7.2", "7.3"),
+        True,
+        "preserved-data",
+        "blob-size",
+        True,
+        ("luo-v5",),
+        _MEMFD,
+    ),
 )
 
 BY_COMPATIBLE: dict[str, Abi] = {abi.compatible: abi for abi in ABIS}
@@ -57,3 +86,11 @@ def nearest_abi(compatible: str) -> Abi:
     names = [abi.compatible for abi in reversed(ABIS)]
     close = difflib.get_close_matches(compatible.split(";")[0], names, n=1, cutoff=0.0)
     return BY_COMPATIBLE[close[0] if close else names[0]]
+
+
+def find_target(name: str) -> Abi | None:
+    """``kho-v4``, ``v4``, ``linux-7.3`` or ``7.3.4`` → the ABI that such a kernel accepts."""
+    if name in BY_COMPATIBLE or f"kho-{name}" in BY_COMPATIBLE:
+        return BY_COMPATIBLE.get(name) or BY_COMPATIBLE[f"kho-{name}"]
+    release = ".".join(name.removeprefix("linux-").split(".")[:2])
+    return next((abi for abi in ABIS if release in abi.releases), None)

@@ -34,6 +34,8 @@ class Options:
     page_size: str = "auto"
     """``auto`` or a key of ``geometry.PAGE_SHIFTS``."""
     assume_abi: str | None = None
+    lenient: bool = False
+    """Go on where the next kernel would not: unknown ABI, tree outside the dump. For ``check``."""
 
 
 def inspect(dump: str, dtb: str, options: Options | None = None) -> Handover:
@@ -52,7 +54,8 @@ def open_inputs(
     """The two files, opened and understood, before anything is walked. Raises as inspect does."""
     options = options or Options()
     memory = open_memory(dump, format_name=options.format, base=options.base, blocks=options.blocks)
-    return memory, read_root_fdt(dtb, memory, options.assume_abi)
+    root = read_root_fdt(dtb, memory, options.assume_abi, accept_unknown=options.lenient)
+    return memory, root
 
 
 def inspect_memory(
@@ -65,31 +68,17 @@ def inspect_memory(
         faults.add(FaultKind.DUMP_INCOMPLETE, note)
     geometry, reason = _choose_geometry(memory, root, options.page_size)
     tree, preserved = None, Preserved(geometry.shift, {})
-    if root.memory_map:
-        _require_root_in_dump(memory, root.memory_map)
+    if root.memory_map and root.known:
+        if not options.lenient:
+            _require_root_in_dump(memory, root.memory_map)
         tree, preserved = walk_radix(memory, geometry, root.memory_map, faults)
-    else:
-        data = root.root.prop(MAP_PROPERTY)
-        state = "missing" if data is None else "zero" if len(data) == 8 else f"{len(data)} bytes"
-        faults.add(
-            FaultKind.FDT_MAP_PROPERTY,
-            f"property {MAP_PROPERTY!r} is {state}, should be 8 bytes and non-zero",
-            path="/",
-        )
-    if root.abi.radix and geometry.loses_order0:
-        faults.add(
-            FaultKind.ORDER0_LOST,
-            f"{root.abi.compatible} with {geometry.page_size // 1024}K pages cannot record order-0 "
-            f"pages: their order bit {geometry.order0_bit} lies above the tree's {geometry.levels} "
-            f"levels ({geometry.key_bits} bits) and was masked off, so such a page reads back with "
-            "a wrong order and address. Only blocks of order 1 and up are as written",
-            path="root",
-        )
+    _note_defects(root, geometry, faults)
     claims = ClaimLog(geometry.shift)
     context = Context(memory, geometry, preserved, claims, faults, FILE_DECODERS)
     blobs = tuple(
         decode_blob(context, read_blob(memory, preserved, node, root.abi, faults))
         for node in root.root.children
+        if root.known
     )
     root = replace(root, paddr=_find_root_fdt(memory, root, preserved, claims))
     if root.paddr is not None:
@@ -114,6 +103,27 @@ def inspect_memory(
         account(preserved, claims.claims),
         faults.result(),
     )
+
+
+def _note_defects(root: RootFdt, geometry: PageGeometry, faults: FaultLog) -> None:
+    """What is wrong before any pointer is followed."""
+    if not root.memory_map:
+        data = root.root.prop(MAP_PROPERTY)
+        state = "missing" if data is None else "zero" if len(data) == 8 else f"{len(data)} bytes"
+        faults.add(
+            FaultKind.FDT_MAP_PROPERTY,
+            f"property {MAP_PROPERTY!r} is {state}, should be 8 bytes and non-zero",
+            path="/",
+        )
+    if root.known and root.abi.radix and geometry.loses_order0:
+        faults.add(
+            FaultKind.ORDER0_LOST,
+            f"{root.abi.compatible} with {geometry.page_size // 1024}K pages cannot record order-0 "
+            f"pages: their order bit {geometry.order0_bit} lies above the tree's {geometry.levels} "
+            f"levels ({geometry.key_bits} bits) and was masked off, so such a page reads back with "
+            "a wrong order and address. Only blocks of order 1 and up are as written",
+            path="root",
+        )
 
 
 def _find_root_fdt(

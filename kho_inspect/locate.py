@@ -42,14 +42,23 @@ class FoundFdt:
         return self.root.string("compatible") or ""
 
 
-def find_bytes(memory: PhysicalMemory, needle: bytes) -> Iterator[PhysAddr]:
-    """Physical addresses at which ``needle`` stands in stored memory, lowest first per segment."""
+def find_bytes(
+    memory: PhysicalMemory, needle: bytes, *, limit: int | None = None
+) -> Iterator[PhysAddr]:
+    """Physical addresses at which ``needle`` stands in stored memory, lowest first per segment.
+
+    With ``limit`` the search ends after that many bytes.
+    """
+    seen = 0
     for paddr, chunk in memory.data_chunks(SCAN_BYTES, len(needle) - 1):
         data = bytes(chunk)
         at = data.find(needle)
         while at >= 0:
             yield paddr + at
             at = data.find(needle, at + 1)
+        seen += len(data)
+        if limit is not None and seen >= limit:
+            return
 
 
 def find_root_fdts(memory: PhysicalMemory, prefix: bytes = FDT_MAGIC_BYTES) -> Iterator[FoundFdt]:

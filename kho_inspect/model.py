@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kho_inspect.abi import Abi
     from kho_inspect.contents import Claim, Content
     from kho_inspect.geometry import PageGeometry
-    from kho_inspect.intervals import Intervals
+    from kho_inspect.intervals import I64, Intervals
 
 
 class FaultKind(StrEnum):
@@ -69,6 +69,7 @@ class FaultKind(StrEnum):
     METADATA_SHORT = "metadata-short"
     KHO_TEST_PROPERTY = "kho-test-property"
     KHO_TEST_FOLIOS = "kho-test-folios"
+    KHO_TEST_NOT_STORED = "kho-test-not-stored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,8 @@ class RootFdt:
     abi: Abi
     assumed: bool
     """The ABI was given by the user, not recognised."""
+    known: bool
+    """False: nobody knows the string, ``abi`` is only the nearest, and nothing was walked."""
     memory_map: PhysAddr | None
     """None when the property is missing or not 8 bytes."""
     size: int
@@ -199,6 +202,10 @@ class RadixTree:
     """Levels that the ABI and page size give."""
     levels: tuple[TreeLevel, ...]
     """From the root level down; levels that were never reached are absent."""
+    pointers: int
+    """Non-zero entries seen, good and bad."""
+    lost: Intervals
+    """Page frames that subtrees which could not be read may have recorded, merged."""
 
     @property
     def nodes(self) -> int:
@@ -279,6 +286,20 @@ class Preserved:
         end = -(-(paddr + max(size, 1)) >> self.page_shift)
         return end < 1 << 62 and intervals.covers(self.merged, paddr >> self.page_shift, end)
 
+    def orders_at(self, pfns: I64) -> I64:
+        """Order of the block that starts at each page frame, -1 where none does.
+
+        Where blocks of several orders start there (a fault in itself) the highest is given.
+        """
+        import numpy as np
+
+        found = np.full(len(pfns), -1, dtype=np.int64)
+        for order, (starts, ends) in sorted(self.runs.items()):
+            at = np.searchsorted(starts, pfns, side="right") - 1
+            inside = (at >= 0) & (pfns < ends[np.maximum(at, 0)])
+            found[inside & (pfns & ((1 << order) - 1) == 0)] = order
+        return found
+
     def blocks_at(self, paddr: PhysAddr) -> list[Block]:
         """The preserved blocks that hold the byte at ``paddr`` (several only when they overlap)."""
         from kho_inspect import intervals
@@ -349,6 +370,23 @@ class Ownership:
         """A set of page frame intervals as byte extents."""
         for start, end in zip(pages[0].tolist(), pages[1].tolist(), strict=True):
             yield Extent(start << self.page_shift, end << self.page_shift)
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """The scratch areas that the next kernel allocates from before it knows of the handover."""
+
+    entries: tuple[tuple[PhysAddr, int], ...]
+    """``struct kho_scratch``: address and size in bytes, as written."""
+    source: str
+    """Where it was learnt, for people."""
+    table: Extent | None
+    """The array in memory, where there is one."""
+
+    @property
+    def areas(self) -> tuple[Extent, ...]:
+        """The entries that are areas at all."""
+        return tuple(Extent(addr, addr + size) for addr, size in self.entries if size)
 
 
 @dataclass(frozen=True, slots=True)

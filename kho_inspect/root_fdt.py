@@ -21,8 +21,18 @@ HOW_TO_CAPTURE = (
 )
 
 
-def read_root_fdt(path: str, memory: PhysicalMemory, assume_abi: str | None = None) -> RootFdt:
-    """The KHO root FDT in the file ``path``, completed from ``memory`` when it is cut short."""
+def read_root_fdt(
+    path: str,
+    memory: PhysicalMemory,
+    assume_abi: str | None = None,
+    *,
+    accept_unknown: bool = False,
+) -> RootFdt:
+    """The KHO root FDT in the file ``path``, completed from ``memory`` when it is cut short.
+
+    Raises UnreadableInputError, FdtError (TruncatedFdtError when nothing completes it),
+    NotAHandoverError, and UnknownAbiError unless ``accept_unknown``.
+    """
     data = read_head(path, fdt.MAX_SIZE)
     if not data:
         raise UnreadableInputError(f"{path} is empty", hint=HOW_TO_CAPTURE, source=path)
@@ -41,11 +51,20 @@ def read_root_fdt(path: str, memory: PhysicalMemory, assume_abi: str | None = No
             f"{path}: {error.message}", offset=error.offset, hint=hint, source=path
         ) from error
     compatible, abi = _identify(path, root, assume_abi)
+    if abi is None and not accept_unknown:
+        known = ", ".join(row.compatible for row in ABIS)
+        nearest = nearest_abi(compatible).compatible
+        raise UnknownAbiError(
+            f"{path}: compatible is {compatible!r}, which is none of {known}",
+            hint=f"the nearest is {nearest}: read it as that with --assume-abi {nearest}",
+            source=path,
+        )
     return RootFdt(
         path,
         compatible,
-        abi,
+        abi or nearest_abi(compatible),
         assume_abi is not None,
+        abi is not None,
         root.u64(MAP_PROPERTY),
         fdt.total_size(data) or 0,
         data[: fdt.total_size(data)],
@@ -56,7 +75,7 @@ def read_root_fdt(path: str, memory: PhysicalMemory, assume_abi: str | None = No
     )
 
 
-def _identify(path: str, root: FdtNode, assume_abi: str | None) -> tuple[str, Abi]:
+def _identify(path: str, root: FdtNode, assume_abi: str | None) -> tuple[str, Abi | None]:
     compatible = root.string("compatible") or ""
     if not compatible.startswith("kho-") and root.prop(MAP_PROPERTY) is None:
         chosen = root.child("chosen")
@@ -71,15 +90,7 @@ def _identify(path: str, root: FdtNode, assume_abi: str | None) -> tuple[str, Ab
             source=path,
         )
     abi = BY_COMPATIBLE.get(assume_abi) if assume_abi else find_abi(compatible)
-    if abi is None:
-        known = ", ".join(row.compatible for row in ABIS)
-        raise UnknownAbiError(
-            f"{path}: compatible is {compatible!r}, which is none of {known}",
-            hint=f"the nearest is {nearest_abi(compatible).compatible}: read it as that with "
-            f"--assume-abi {nearest_abi(compatible).compatible}",
-            source=path,
-        )
-    if not abi.radix:
+    if abi and not abi.radix:
         raise KhoError(
             f"{path}: {abi.compatible} ({abi.kernels}) keeps its map in a chunk list, which is "
             "not read yet",

@@ -13,7 +13,18 @@ from kho_inspect import __version__
 from kho_inspect.cli import exit_codes
 from kho_inspect.errors import KhoError
 
-COMMANDS = ("show", "tree", "ranges", "blobs", "owners", "addr", "extract")
+COMMANDS = (
+    "show",
+    "check",
+    "tree",
+    "ranges",
+    "blobs",
+    "owners",
+    "addr",
+    "extract",
+    "expect",
+    "explain",
+)
 """Each is the command of that name in the module of that name beside this one."""
 
 DEFAULT = "show"

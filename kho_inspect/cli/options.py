@@ -126,7 +126,6 @@ def exit_status(handover: Handover) -> int:
 _OPTIONS = (
     click.argument("dump"),
     click.argument("dtb"),
-    click.option("--format", type=click.Choice(FORMATS), default="auto", help="Dump format."),
     click.option(
         "--base", type=Address(), default=0, help="Physical address of a raw dump's first byte."
     ),
@@ -157,7 +156,19 @@ _OPTIONS = (
 _FIELDS = tuple(Input.__dataclass_fields__)
 
 
-def reads_handover(function: Callable[..., int]) -> Callable[..., int]:
+_DUMP_FORMAT = click.option(
+    "--format",
+    "--dump-format",
+    "format",
+    type=click.Choice(FORMATS),
+    default="auto",
+    help="Dump format.",
+)
+
+
+def reads_handover(
+    function: Callable[..., int], dump_format: Callable[[Any], Any] = _DUMP_FORMAT
+) -> Callable[..., int]:
     """Give a command the shared arguments; the function gets them as its first one, an Input."""
 
     @wraps(function)
@@ -165,7 +176,7 @@ def reads_handover(function: Callable[..., int]) -> Callable[..., int]:
         common = {name: params.pop(name) for name in _FIELDS}
         return function(Input(**common), **params)
 
-    decorated: Callable[..., int] = wrapper
+    decorated: Callable[..., int] = dump_format(wrapper)
     for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from kho_inspect.cli.options import Input, exit_status, reads_handover
+from kho_inspect.cli import exit_codes
+from kho_inspect.cli.options import Input, reads_handover
 
 
 @click.command("show")
@@ -12,13 +13,23 @@ from kho_inspect.cli.options import Input, exit_status, reads_handover
 @click.option("--full", is_flag=True, help="Print every node of the radix tree.")
 def command(given: Input, full: bool) -> int:
     """The whole report (the default)."""
-    handover = given.inspect()
+    from kho_inspect.checking import CheckOptions, build_case
+    from kho_inspect.inspection import inspect_memory
+    from kho_inspect.rules.base import Severity
+    from kho_inspect.rules.engine import judge
+
+    memory, root = given.open()
+    case = build_case(memory, inspect_memory(memory, root, given.options()), CheckOptions())
+    handover, verdict = case.there, judge(case)
     if given.json:
         from kho_inspect.render.json import show_document
+        from kho_inspect.render.machine import findings_json
 
-        given.write_json(show_document(handover))
+        document = show_document(handover)
+        given.write_json({**document, "verdict": verdict.word, "findings": findings_json(verdict)})
     else:
         from kho_inspect.render.report import print_report
 
-        print_report(given.console(), handover, full_tree_wanted=full)
-    return exit_status(handover)
+        print_report(given.console(), handover, verdict, full_tree_wanted=full)
+    bad = handover.faults or verdict.worst >= Severity.WARNING
+    return exit_codes.FINDINGS if bad else exit_codes.CLEAN

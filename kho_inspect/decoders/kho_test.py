@@ -13,6 +13,7 @@ from kho_inspect.layouts.kho_test import FOLIO_ORDER_MASK
 from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc
 from kho_inspect.model import FaultKind
 from kho_inspect.units import human_size
+from kho_inspect.walk.faults import missing_kind
 from kho_inspect.walk.vmalloc import parse_vmalloc, read_area
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _checksum(context: Context, phys: NDArray[np.uint64], order: I64, total: int
             data = context.memory.read(paddr, 1 << (one + context.geometry.shift))
         except MissingMemoryError as error:
             context.faults.add(
-                FaultKind.KHO_TEST_FOLIOS,
+                missing_kind(error, FaultKind.KHO_TEST_FOLIOS, FaultKind.KHO_TEST_NOT_STORED),
                 f"kho_test folio of {human_size(error.size or 0)}: {error.message}",
                 paddr=paddr,
                 path="/kho_test/data/folios_info",

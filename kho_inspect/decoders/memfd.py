@@ -15,14 +15,13 @@ from kho_inspect.layouts.memfd import (
     memfd_luo_ser_v1,
 )
 from kho_inspect.layouts.views import dtype_of, parse_record
-from kho_inspect.model import FaultKind, Preserved
+from kho_inspect.model import FaultKind
 from kho_inspect.units import PhysAddr, plural
 from kho_inspect.walk.faults import missing_kind
 from kho_inspect.walk.vmalloc import read_area
 
 if TYPE_CHECKING:
     from kho_inspect.decoders.context import Context, FileDecoder
-    from kho_inspect.intervals import I64
 
 _LAYOUTS = {"memfd-v1": memfd_luo_ser_v1, "memfd-v2": memfd_luo_ser}
 _FOLIO = dtype_of(memfd_luo_folio_ser)
@@ -85,21 +84,8 @@ def _read_table(context: Context, area: VmallocArea, nr_folios: int, path: str) 
         pfn,
         (word >> np.uint64(FOLIO_PFN_BITS)).astype(np.int64),
         entries["index"],
-        block_orders(context.preserved, pfn),
+        context.preserved.orders_at(pfn),
     )
-
-
-def block_orders(preserved: Preserved, pfns: I64) -> I64:
-    """Order of the preserved block that starts at each page frame, -1 where none does.
-
-    Where blocks of several orders start there (a fault in itself) the highest is given.
-    """
-    found = np.full(len(pfns), -1, dtype=np.int64)
-    for order, (starts, ends) in sorted(preserved.runs.items()):
-        at = np.searchsorted(starts, pfns, side="right") - 1
-        inside = (at >= 0) & (pfns < ends[np.maximum(at, 0)])
-        found[inside & (pfns & ((1 << order) - 1) == 0)] = order
-    return found
 
 
 FILE_DECODERS: dict[str, FileDecoder] = {name: _decoder(name) for name in _LAYOUTS}

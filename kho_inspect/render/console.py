@@ -68,7 +68,7 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
     return made
 
 
-def grid(rows: Sequence[tuple[str, Text]], indent: int = 0) -> Table:
+def grid(rows: Sequence[tuple[str | Text, Text]], indent: int = 0) -> Table:
     """Names and values in two columns, without lines."""
     from rich.table import Table
 
@@ -76,7 +76,7 @@ def grid(rows: Sequence[tuple[str, Text]], indent: int = 0) -> Table:
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows:
-        made.add_row(" " * indent + name, value)
+        made.add_row(Text.assemble(" " * indent, name), value)
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.panel import Panel
 from rich.text import Text
 
@@ -12,6 +13,12 @@ from kho_inspect.geometry import page_size_name
 from kho_inspect.render.blobs import blob_content, blob_table
 from kho_inspect.render.console import grid, heading, plain, table
 from kho_inspect.render.contents import content_view, summary
+from kho_inspect.render.findings import (
+    counts_line,
+    print_findings,
+    print_not_checked,
+    verdict_line,
+)
 from kho_inspect.render.owners import overview
 from kho_inspect.render.ranges import iter_ranges, order_mix
 from kho_inspect.render.tree import folded_tree, full_tree
@@ -20,19 +27,24 @@ from kho_inspect.units import human_size, plural
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from kho_inspect.model import Fault, Handover
+    from kho_inspect.rules.engine import Verdict
 
 MAX_RANGES = 20
 MAX_FAULTS = 20
+MAX_FIRST = 3
+"""Findings that the first screen shows; the worst stand at the end of the report."""
+MAX_FINDINGS = 10
 
 
-def print_report(console: Console, handover: Handover, *, full_tree_wanted: bool = False) -> None:
-    """Everything ``show`` has to say."""
-    console.print(_header(handover))
+def print_report(
+    console: Console, handover: Handover, verdict: Verdict, *, full_tree_wanted: bool = False
+) -> None:
+    """Everything ``show`` has to say: the answer first, and once more at the end."""
+    console.print(_header(handover, verdict))
     _print_summary(console, handover)
-    print_faults(console, handover.faults)
     _print_ranges(console, handover)
     if handover.tree is not None:
         heading(console, "Radix tree")
@@ -48,9 +60,13 @@ def print_report(console: Console, handover: Handover, *, full_tree_wanted: bool
             console.print(
                 content_view(blob.name, blob.content) if blob.content else blob_content(blob)
             )
+    console.print()
+    console.print(verdict_line(verdict))
+    print_findings(console, verdict.findings, MAX_FINDINGS)
+    print_not_checked(console, verdict.not_checked)
 
 
-def _header(handover: Handover) -> Panel:
+def _header(handover: Handover, verdict: Verdict) -> Panel:
     source, root = handover.source, handover.fdt
     ram = human_size(sum(extent.size for extent in source.declared))
     held = human_size(sum(extent.size for extent in source.stored))
@@ -68,20 +84,14 @@ def _header(handover: Handover) -> Panel:
     ]
     if root.recovery:
         rows.insert(2, ("recovered", plain(root.recovery, "yellow")))
-    good = not handover.faults
+    answer: list[RenderableType] = [verdict_line(verdict), counts_line(verdict)]
+    answer += [plain(f"  {one.code} {one.message}") for one in verdict.findings[:MAX_FIRST]]
     return Panel(
-        grid([("", _verdict(handover)), *rows]),
+        Group(*answer, "", grid(rows)),
         title="kho-inspect",
         title_align="left",
-        border_style="green" if good else "red",
+        border_style="green" if verdict.word == "sound" else "red",
     )
-
-
-def _verdict(handover: Handover) -> Text:
-    if not handover.faults:
-        return Text("✔ READS WHOLE: every pointer of the handover could be followed", "bold green")
-    count = sum(fault.count for fault in handover.faults)
-    return Text(f"✘ DAMAGED: {plural(count, 'fault')}, listed below", "bold red")
 
 
 def _print_summary(console: Console, handover: Handover) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kho_inspect import intervals
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.radix import kho_radix_leaf, kho_radix_node
 from kho_inspect.layouts.views import dtype_of
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 1 << 20
 """Node bytes that are held and searched at a time."""
+
+MAX_LOST = 4096
+"""Unreadable subtrees whose extent is kept; with more, all memory counts as lost."""
 
 _MISSING = {
     Presence.OUTSIDE: (FaultKind.NODE_OUTSIDE, "outside the dump's memory"),
@@ -56,6 +60,9 @@ class _Walker:
         self.seen: set[int] = set()
         self.key_runs: list[Intervals] = []
         self.leaves: TreeLevel | None = None
+        self.pointers = 0
+        self.lost: list[tuple[int, int]] = []
+        """Half-open ranges of keys under pointers that could not be followed."""
 
     def walk(self, root: PhysAddr) -> RadixTree:
         top = self.geometry.levels - 1
@@ -73,7 +80,8 @@ class _Walker:
                 used, children, child_keys = self.read_tables(paddrs, keys, number, levels)
                 levels.append(TreeLevel(number, paddrs, keys, used))
                 paddrs, keys = children, child_keys
-        return RadixTree(root, self.geometry.levels, tuple(levels))
+        lost = self.lost_pages()
+        return RadixTree(root, self.geometry.levels, tuple(levels), self.pointers, lost)
 
     def read_tables(
         self, paddrs: NDArray[np.uint64], keys: I64, level: int, above: list[TreeLevel]
@@ -88,6 +96,7 @@ class _Walker:
             items = self.memory.gather(paddrs[at : at + batch], dtype)
             tables = items["table"]
             rows, columns = np.nonzero(tables)
+            self.pointers += len(rows)
             used[at : at + batch] = np.bincount(rows, minlength=len(tables))
             kept = self.keep_readable(
                 tables[rows, columns],
@@ -160,6 +169,9 @@ class _Walker:
         bad = np.flatnonzero(wrong)
         if not len(bad):
             return
+        if len(self.lost) < MAX_LOST:
+            span = 1 << self.geometry.level_shift(level + 1)
+            self.lost += [(key, key + span) for key in keys[bad].tolist()]
         if parents is None:
             paddr = int(paddrs[0])
             self.faults.add(kind, f"tree root {paddr:#x} is {what}", paddr=paddr, path="root")
@@ -217,6 +229,18 @@ class _Walker:
                 count=count,
             )
         return dict(sorted(orders.items()))
+
+    def lost_pages(self) -> Intervals:
+        """:attr:`lost` as page frames, whatever the order of the keys."""
+        top = self.geometry.order0_bit
+        pages = [(0, 1 << top)] if len(self.lost) >= MAX_LOST else []
+        for low, high in self.lost:
+            for bit in range(max(low.bit_length() - 1, 0), min(high.bit_length(), top + 1)):
+                start, end = max(low, 1 << bit), min(high, 2 << bit)
+                if start < end:
+                    first = 1 << bit
+                    pages.append(((start - first) << (top - bit), (end - first) << (top - bit)))
+        return intervals.merge(*intervals.from_pairs(pages))
 
     def leaf_of(self, key: int) -> PhysAddr | None:
         """The leaf that holds a key's bit."""

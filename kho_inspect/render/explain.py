@@ -1,0 +1,62 @@
+"""Rules explained, out of their docstrings."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from kho_inspect.render.json import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from kho_inspect.rules.base import Rule
+
+SECTIONS = ("Matters", "Causes", "Enforced by")
+
+
+def sections(rule: Rule) -> dict[str, str]:
+    """The docstring's labelled paragraphs, each on one line."""
+    body = rule.explanation.partition("\n")[2]
+    labels = "|".join(SECTIONS)
+    pieces = re.split(rf"^({labels}):", body, flags=re.MULTILINE)
+    return {
+        label: " ".join(text.split())
+        for label, text in zip(pieces[1::2], pieces[2::2], strict=True)
+    }
+
+
+def explain_text(rule: Rule) -> str:
+    """``KHO204  fatal`` and everything that there is to say."""
+    lines = [f"{rule.code}  {rule.severity.label}  {rule.title}"]
+    for label, text in {**sections(rule), "What to do": rule.hint}.items():
+        lines.append(
+            textwrap.fill(
+                f"{label}: {text.replace('``', '')}",
+                width=78,
+                initial_indent="  ",
+                subsequent_indent="      ",
+            )
+        )
+    return "\n".join(lines)
+
+
+def explain_document(rules: Iterable[Rule]) -> dict[str, Any]:
+    """``explain --json``."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "rules": [
+            {
+                "code": rule.code,
+                "severity": rule.severity.label,
+                "name": rule.check.__name__,
+                "checks": rule.title,
+                "matters": sections(rule)["Matters"],
+                "causes": sections(rule)["Causes"],
+                "enforced_by": sections(rule)["Enforced by"],
+                "hint": rule.hint,
+                "needs": [need.name.lower() for need in rule.needs],
+            }
+            for rule in rules
+        ],
+    }

@@ -1,0 +1,97 @@
+"""Verdict and findings on the console."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from rich.padding import Padding
+from rich.text import Text
+
+from kho_inspect.render.console import grid, plain
+from kho_inspect.rules.base import Severity
+from kho_inspect.units import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from kho_inspect.rules.base import Finding
+    from kho_inspect.rules.engine import NotChecked, Verdict
+
+STYLES = {
+    Severity.FATAL: "bold red",
+    Severity.ERROR: "red",
+    Severity.WARNING: "yellow",
+    Severity.INFO: "cyan",
+}
+_WORDS = {
+    "fatal": "FATAL: the next kernel would refuse this handover, panic or corrupt memory",
+    "damaged": "DAMAGED: the next kernel would take this handover, but data is lost",
+    "suspicious": "SUSPICIOUS: the next kernel would take this handover; look at the warnings",
+    "sound": "SOUND: the next kernel would take this handover, and the data would survive",
+}
+
+
+def verdict_line(verdict: Verdict) -> Text:
+    """``✔ SOUND …``: the answer."""
+    mark, style = ("✔", "bold green") if verdict.word == "sound" else ("✘", STYLES[verdict.worst])
+    return Text(f"{mark} {_WORDS[verdict.word]}", style)
+
+
+def counts_line(verdict: Verdict) -> Text:
+    """``74 rules: 1 fatal, 2 warnings; 5 not checked``"""
+    counts = []
+    for severity in sorted(Severity, reverse=True):
+        count = sum(finding.severity is severity for finding in verdict.findings)
+        if count:
+            noun = severity.label if severity in (Severity.FATAL, Severity.INFO) else ""
+            counts.append(f"{count} {noun}" if noun else plural(count, severity.label))
+    found = ", ".join(counts) or "nothing found"
+    left = f"; {len(verdict.not_checked)} not checked" if verdict.not_checked else ""
+    return Text(f"{plural(verdict.checked, 'rule')}: {found}{left}")
+
+
+def print_findings(console: Console, findings: Sequence[Finding], limit: int | None = None) -> None:
+    """Grouped by severity, worst first: what, where, what to do."""
+    shown = findings[:limit]
+    for number, finding in enumerate(shown):
+        if number == 0 or shown[number - 1].severity != finding.severity:
+            console.print()
+            console.print(Text(finding.severity.label, STYLES[finding.severity]))
+        words = [plain(finding.message), plain(f"→ {finding.hint}")]
+        if where := place(finding):
+            words.insert(1, plain(f"at {where}", "dim"))
+        code = Text(finding.code, STYLES[finding.severity])
+        console.print(grid([(code if not row else "", text) for row, text in enumerate(words)], 2))
+    if limit is not None and len(findings) > limit:
+        console.print(Text(f"  … {len(findings) - limit} more: kho-inspect check DUMP DTB", "dim"))
+
+
+def place(finding: Finding) -> str:
+    """Structure path and address."""
+    address = "" if finding.paddr is None else f"{finding.paddr:#x}"
+    return f"{finding.path} ({address})" if finding.path and address else finding.path or address
+
+
+def print_not_checked(console: Console, not_checked: Sequence[NotChecked]) -> None:
+    """The reasons, each with the rules that it concerns."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for one in not_checked:
+        reasons[one.why].append(one.code)
+    if not reasons:
+        return
+    console.print()
+    console.print(Text("not checked", "bold"))
+    for why, codes in reasons.items():
+        listed = " ".join(codes) if len(codes) <= 6 else f"{codes[0]} … {codes[-1]} ({len(codes)})"
+        console.print(Padding(plain(f"{listed}: {why}", "dim"), (0, 0, 0, 2)))
+
+
+def print_verdict(console: Console, verdict: Verdict) -> None:
+    """The whole of ``check``."""
+    console.print(verdict_line(verdict))
+    console.print(counts_line(verdict))
+    print_findings(console, verdict.findings)
+    print_not_checked(console, verdict.not_checked)

@@ -1,0 +1,1 @@
+"""Handover → findings: one function per rule, whose docstring is what ``explain`` prints."""

@@ -1,0 +1,235 @@
+"""KHO2xx: the radix tree of preserved memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from kho_inspect import intervals
+from kho_inspect.model import FaultKind
+from kho_inspect.rules.base import Catalogue, Found, Need, Severity
+from kho_inspect.rules.case import JUNK_FAULTS, Case
+from kho_inspect.units import human_size, plural
+
+CATALOGUE = Catalogue(Need.FDT, Need.ABI)
+rule = CATALOGUE.rule
+
+MAX_LIKELY_ORDER = 18
+"""1 GiB pages on 4K, the largest that any writer preserves as one block."""
+
+_EARLIER = (
+    "take the dump at the jump into the next kernel, or in it before memblock_free_all(); "
+    "kho/in/fdt outlives the memory behind it"
+)
+_DAMAGE = "memory corruption in the old kernel, or a wild write between the two: see what owns it"
+
+
+@rule("KHO201", Severity.FATAL, _EARLIER)
+def late_dump(case: Case) -> Iterator[Found]:
+    """The pages of the tree still hold the tree.
+
+    Matters: once the next kernel has freed its boot memory, tree pages are recycled. The FDT is
+    whole but points at junk: one cause, not a hundred corruptions, so nothing behind it is judged.
+    Causes: a dump taken after boot; dump and DTB of different boots.
+    Enforced by: nobody; it concerns the capture.
+    """
+    if not case.is_late:
+        return
+    tree = case.there.tree
+    assert tree is not None
+    bad = sum(fault.count for fault in case.faults(*JUNK_FAULTS))
+    state = f"{bad:,} of {plural(tree.pointers, 'pointer')} bad"
+    if not bad:
+        state = "its bitmaps make no sense" if tree.pointers else "no entry at all"
+    yield Found(
+        f"tree at {tree.root:#x} holds recycled memory ({state}), should hold the preserved map: "
+        "the dump was taken too late",
+        tree.root,
+        "root",
+    )
+
+
+@rule("KHO202", Severity.FATAL, _DAMAGE, Need.TRUSTED)
+def node_outside(case: Case) -> Iterator[Found]:
+    """Tree pointers lead into RAM.
+
+    Matters: the next kernel dereferences them without a check and crashes or reads rubbish.
+    Causes: memory corruption; for the root also a dump that belongs to another DTB, or --base.
+    Enforced by: nobody.
+    """
+    return case.found(FaultKind.NODE_OUTSIDE)
+
+
+@rule(
+    "KHO203", Severity.WARNING, "dump more memory: the tree is not in what was saved", Need.TRUSTED
+)
+def node_not_stored(case: Case) -> Iterator[Found]:
+    """Every node of the tree is stored in the dump.
+
+    Matters: the handover may be sound, but what that subtree preserves cannot be told.
+    Causes: a filtered or cut dump.
+    Enforced by: nobody; it concerns the capture.
+    """
+    return case.found(FaultKind.NODE_NOT_STORED)
+
+
+@rule("KHO204", Severity.FATAL, _DAMAGE, Need.TRUSTED)
+def node_misaligned(case: Case) -> Iterator[Found]:
+    """Tree pointers are page-aligned.
+
+    Matters: every node is exactly one page; the next kernel would read across two.
+    Causes: memory corruption, or a wrong --page-size.
+    Enforced by: nobody.
+    """
+    return case.found(FaultKind.NODE_MISALIGNED)
+
+
+@rule("KHO205", Severity.FATAL, _DAMAGE, Need.TRUSTED)
+def node_aliased(case: Case) -> Iterator[Found]:
+    """Every node is reached by one path.
+
+    Matters: an aliased leaf preserves memory that nobody asked for, at twice the addresses.
+    Causes: memory corruption.
+    Enforced by: nobody.
+    """
+    return case.found(FaultKind.NODE_ALIASED)
+
+
+@rule("KHO206", Severity.FATAL, _DAMAGE, Need.TRUSTED)
+def node_cycle(case: Case) -> Iterator[Found]:
+    """No node is its own ancestor.
+
+    Matters: the next kernel takes tables for bitmaps and preserves junk.
+    Causes: memory corruption.
+    Enforced by: nobody; the depth is fixed, so the kernel's walk at least ends.
+    """
+    return case.found(FaultKind.NODE_CYCLE)
+
+
+@rule("KHO207", Severity.ERROR, _DAMAGE, Need.TREE, Need.TRUSTED)
+def key_without_order(case: Case) -> Iterator[Found]:
+    """Every key has an order bit.
+
+    Matters: key 0 names no page; the next kernel computes an order from it all the same.
+    Causes: a stray bit in the leaf of the lowest keys.
+    Enforced by: nobody.
+    """
+    return case.found(FaultKind.KEY_NO_ORDER)
+
+
+@rule("KHO208", Severity.ERROR, _DAMAGE, Need.TREE, Need.TRUSTED)
+def key_above_order0(case: Case) -> Iterator[Found]:
+    """No key has a bit above the order-0 bit.
+
+    Matters: the order would be negative; the next kernel shifts by it.
+    Causes: a stray entry high in the tree, or a wrong --page-size.
+    Enforced by: nobody.
+    """
+    return case.found(FaultKind.KEY_ORDER_TOO_HIGH)
+
+
+@rule(
+    "KHO209",
+    Severity.FATAL,
+    "use 4K or 64K pages, or a kernel with kho-v3: the ABI itself is broken here",
+)
+def order0_lost(case: Case) -> Iterator[Found]:
+    """The tree is deep enough for order-0 keys.
+
+    Matters: with kho-v2 and 16K pages the order-0 bit is masked off on insert, so each single
+    page comes back with a wrong order and address: the wrong memory is preserved.
+    Causes: KHO_TREE_MAX_DEPTH of kho-v2 does not count the order bit; fixed in kho-v3.
+    Enforced by: nobody.
+    """
+    return case.found(FaultKind.ORDER0_LOST)
+
+
+@rule("KHO210", Severity.FATAL, _DAMAGE, Need.TREE, Need.TRUSTED, Need.SCRATCH)
+def node_in_scratch(case: Case) -> Iterator[Found]:
+    """No node of the tree lies in a scratch area.
+
+    Matters: the next kernel allocates from scratch first and overwrites the tree it is to read.
+    Causes: the old kernel took tree pages from scratch memory.
+    Enforced by: nobody.
+    """
+    assert case.scratch is not None
+    for area in case.scratch.areas:
+        for level, paddr, key in _nodes_in(case, area.start, area.end):
+            yield Found(
+                f"tree node {paddr:#x} (level {level}) lies in scratch area {area}",
+                paddr,
+                case.there.geometry.node_path(key, level),
+            )
+
+
+def _nodes_in(case: Case, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    tree = case.there.tree
+    assert tree is not None
+    for level in tree.levels:
+        low, high = np.uint64(start), np.uint64(min(end, (1 << 64) - 1))
+        for at in np.flatnonzero((level.paddr >= low) & (level.paddr < high)).tolist():
+            yield level.level, int(level.paddr[at]), int(level.key[at])
+
+
+@rule("KHO211", Severity.ERROR, _DAMAGE, Need.TREE, Need.TRUSTED)
+def node_preserved(case: Case) -> Iterator[Found]:
+    """No node of the tree lies in a preserved block.
+
+    Matters: node pages are the old kernel's own; a block over one was restored, handed to a
+    user and written to, or a stray bit claims it.
+    Causes: a stray bit in a leaf; a tree page freed and preserved by somebody else.
+    Enforced by: nobody; node pages are not marked preserved.
+    """
+    handover = case.there
+    assert handover.tree is not None
+    for level in handover.tree.levels:
+        pfns = (level.paddr >> np.uint64(handover.geometry.shift)).astype(np.int64)
+        for at in np.flatnonzero(intervals.contains(handover.preserved.merged, pfns)).tolist():
+            paddr = int(level.paddr[at])
+            orders = [block.order for block in handover.preserved.blocks_at(paddr)]
+            yield Found(
+                f"tree node {paddr:#x} (level {level.level}) lies in a preserved block of order "
+                f"{orders[0]}",
+                paddr,
+                handover.geometry.node_path(int(level.key[at]), level.level),
+            )
+
+
+@rule(
+    "KHO212",
+    Severity.WARNING,
+    "a stray bit in the tree, or a wrong --page-size",
+    Need.TREE,
+    Need.TRUSTED,
+)
+def order_implausible(case: Case) -> Iterator[Found]:
+    """Orders are ones that a writer would use.
+
+    Matters: above order 18 there is no folio, not even a 1 GiB one: such a block is a stray bit,
+    and pins memory that is not meant.
+    Causes: a flipped bit in a table or leaf; a wrong --page-size.
+    Enforced by: nobody.
+    """
+    handover = case.there
+    for order, (starts, _) in handover.preserved.runs.items():
+        if order > MAX_LIKELY_ORDER:
+            paddr = int(starts[0]) << handover.geometry.shift
+            size = human_size(handover.geometry.page_size << order)
+            yield Found(
+                f"{plural(handover.preserved.orders[order], 'block')} of order {order} ({size}) "
+                f"from {paddr:#x}, should be order {MAX_LIKELY_ORDER} at the most",
+                paddr,
+                handover.geometry.entry_path(handover.geometry.encode(paddr, order), 0),
+            )
+
+
+@rule("KHO213", Severity.WARNING, "take the dump again: the file is incomplete")
+def dump_incomplete(case: Case) -> Iterator[Found]:
+    """The dump file is whole.
+
+    Matters: what lies past its end cannot be judged.
+    Causes: a full disk, an interrupted copy.
+    Enforced by: nobody; it concerns the capture.
+    """
+    return case.found(FaultKind.DUMP_INCOMPLETE)
