@@ -212,6 +212,8 @@ def test_recovered_dtb_reads_like_the_whole_one() -> None:
     recovered = json.loads(kho_inspect(DUMP, OUT_DTB, "--json").stdout)
     assert recovered["fdt"].pop("recovered") is True
     assert whole["fdt"].pop("recovered") is False
+    assert [one["code"] for one in recovered.pop("findings")] == ["KHO102"]
+    assert whole.pop("findings") == []
     assert recovered == whole
 
 

@@ -15,6 +15,16 @@ CASES: dict[str, tuple[int, list[str]]] = {
     "show-wide": (200, [DUMP, DTB]),
     "show-recovered": (80, ["show", DUMP, OUT_DTB]),
     "show-json": (80, [DUMP, DTB, "--json"]),
+    "check": (80, ["check", DUMP, DTB]),
+    "check-json": (80, ["check", DUMP, DTB, "--json"]),
+    "check-scratch": (80, ["check", DUMP, DTB, "--scratch", "0x6f0000+0x10000"]),
+    "check-target": (80, ["check", DUMP, DTB, "--target", "linux-7.3"]),
+    "check-github": (80, ["check", DUMP, DTB, "--target", "linux-7.3", "--format", "github"]),
+    "check-junit": (80, ["check", DUMP, DTB, "--target", "linux-7.3", "--format", "junit"]),
+    "check-sarif": (80, ["check", DUMP, DTB, "--target", "linux-7.3", "--format", "sarif"]),
+    "expect": (80, ["expect", DUMP, DTB]),
+    "explain": (80, ["explain", "KHO201", "KHO303"]),
+    "explain-json": (80, ["explain", "KHO303", "--json"]),
     "tree": (80, ["tree", DUMP, DTB]),
     "tree-full": (80, ["tree", DUMP, DTB, "--full"]),
     "tree-json": (80, ["tree", DUMP, DTB, "--json"]),
@@ -49,7 +59,7 @@ def test_output_and_exit_status(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_no_line_is_wider_than_the_terminal(name: str) -> None:
     columns, args = CASES[name]
-    if "--json" in args:
-        pytest.skip("JSON is for machines")
+    if "--json" in args or "--format" in args:
+        pytest.skip("for machines")
     lines = kho_inspect(*args, columns=columns).stdout.splitlines()
     assert [line for line in lines if len(line) > columns] == []

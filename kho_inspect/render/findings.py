@@ -27,10 +27,10 @@ STYLES = {
     Severity.INFO: "cyan",
 }
 _WORDS = {
-    "fatal": "FATAL: the next kernel would refuse this handover, panic or corrupt memory",
-    "damaged": "DAMAGED: the next kernel would take this handover, but data is lost",
-    "suspicious": "SUSPICIOUS: the next kernel would take this handover; look at the warnings",
-    "sound": "SOUND: the next kernel would take this handover, and the data would survive",
+    "fatal": "FATAL: the next kernel would refuse it, panic, or corrupt memory",
+    "damaged": "DAMAGED: the next kernel would take it, but data is lost",
+    "suspicious": "SUSPICIOUS: the next kernel would take it, but see the warnings",
+    "sound": "SOUND: the next kernel would take it, and the data would survive",
 }
 
 
