@@ -36,13 +36,7 @@ def kho_inspect(
     done = subprocess.run(
         [sys.executable, "-m", "kho_inspect", *map(str, args)],
         cwd=cwd,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(REPO),
-            "COLUMNS": str(columns),
-            "PYTHONIOENCODING": "utf-8",
-            **(env or {}),
-        },
+        env={**os.environ, **settings, **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=timeout,
