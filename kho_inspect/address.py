@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kho_inspect.preserved import RadixTree
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.radix import Step, look_up
 
 if TYPE_CHECKING:
     from kho_inspect.memory import PhysicalMemory, Presence
-    from kho_inspect.model import Blob, Block, Handover
+    from kho_inspect.model import Blob, Handover
     from kho_inspect.ownership import OwnerIndex
+    from kho_inspect.preserved import Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def describe_address(
     paths = []
     for start, order in wanted:
         key = geometry.encode(start, order)
-        if handover.tree is not None:
+        if isinstance(handover.tree, RadixTree):
             steps = look_up(memory, geometry, handover.tree.root, key)
             paths.append(KeyPath(key, order, tuple(steps)))
     blob = next(
@@ -92,5 +94,7 @@ def describe_address(
 
 
 def _node_level(handover: Handover, page: PhysAddr) -> int | None:
-    levels = handover.tree.levels if handover.tree else ()
+    if not isinstance(handover.tree, RadixTree):
+        return None
+    levels = handover.tree.levels
     return next((level.level for level in levels if (level.paddr == page).any()), None)

@@ -12,10 +12,12 @@ from kho_inspect.decoders.subnode import blob_address, read_blob
 from kho_inspect.errors import MissingMemoryError, NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
-from kho_inspect.model import FaultKind, Handover, Preserved, RootFdt, Source
+from kho_inspect.model import FaultKind, Handover, RootFdt, Source
 from kho_inspect.ownership import account, unclaimed
+from kho_inspect.preserved import ChunkList, Preserved, RadixTree
 from kho_inspect.root_fdt import read_root_fdt
 from kho_inspect.units import PhysAddr
+from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.page_size import find_page_size
 from kho_inspect.walk.radix import walk_radix
@@ -67,11 +69,13 @@ def inspect_memory(
     for note in memory.notes:
         faults.add(FaultKind.DUMP_INCOMPLETE, note)
     geometry, reason = _choose_geometry(memory, root, options.page_size)
-    tree, preserved = None, Preserved(geometry.shift, {})
+    tree: RadixTree | ChunkList | None = None
+    preserved = Preserved(geometry.shift, {})
     if root.memory_map and root.known:
         if not options.lenient:
             _require_root_in_dump(memory, root.memory_map)
-        tree, preserved = walk_radix(memory, geometry, root.memory_map, faults)
+        walk = walk_radix if root.abi.radix else walk_chunks
+        tree, preserved = walk(memory, geometry, root.memory_map, faults)
     _note_defects(root, geometry, faults)
     claims = ClaimLog(geometry.shift)
     context = Context(memory, geometry, preserved, claims, faults, FILE_DECODERS)

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kho_inspect.units import Extent, PhysAddr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Iterator
 
     from kho_inspect.abi import Abi
     from kho_inspect.contents import Claim, Content
     from kho_inspect.geometry import PageGeometry
-    from kho_inspect.intervals import I64, Intervals
+    from kho_inspect.intervals import Intervals
+    from kho_inspect.preserved import ChunkList, Preserved, RadixTree
 
 
 class FaultKind(StrEnum):
@@ -36,6 +33,9 @@ class FaultKind(StrEnum):
     NODE_MISALIGNED = "node-misaligned"
     NODE_ALIASED = "node-aliased"
     NODE_CYCLE = "node-cycle"
+    CHUNK_COUNT = "chunk-count"
+    CHUNK_ORDER = "chunk-order"
+    CHUNK_START = "chunk-start"
     KEY_NO_ORDER = "key-no-order"
     KEY_ORDER_TOO_HIGH = "key-order-too-high"
     ORDER0_LOST = "order0-lost"
@@ -179,141 +179,6 @@ class RootFdt:
 
 
 @dataclass(frozen=True, slots=True)
-class TreeLevel:
-    """All readable nodes of one level, in key order; four arrays of shape ``(n,)``."""
-
-    level: int
-    paddr: NDArray[np.uint64]
-    key: NDArray[np.int64]
-    """Lowest key that the node covers."""
-    used: NDArray[np.int64]
-    """Non-zero entries (interior) or set bits (leaf)."""
-
-    def __len__(self) -> int:
-        return len(self.paddr)
-
-
-@dataclass(frozen=True, slots=True)
-class RadixTree:
-    """The preserved-memory radix tree, as far as it could be read."""
-
-    root: PhysAddr
-    depth: int
-    """Levels that the ABI and page size give."""
-    levels: tuple[TreeLevel, ...]
-    """From the root level down; levels that were never reached are absent."""
-    pointers: int
-    """Non-zero entries seen, good and bad."""
-    lost: Intervals
-    """Page frames that subtrees which could not be read may have recorded, merged."""
-
-    @property
-    def nodes(self) -> int:
-        """Nodes read, leaves included."""
-        return sum(len(level) for level in self.levels)
-
-    @property
-    def leaves(self) -> int:
-        """Leaves read."""
-        return sum(len(level) for level in self.levels if level.level == 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One preserved block: ``1 << order`` pages from ``paddr``, naturally aligned."""
-
-    paddr: PhysAddr
-    order: int
-    size: int
-    """Bytes."""
-
-
-@dataclass(frozen=True)
-class Preserved:
-    """All preserved blocks, as runs: per order, merged intervals of page frames."""
-
-    page_shift: int
-    runs: Mapping[int, Intervals]
-    """order → (start_pfn, end_pfn), sorted; every bound a multiple of ``1 << order``."""
-
-    @cached_property
-    def orders(self) -> dict[int, int]:
-        """Number of blocks per order, orders without blocks left out."""
-        return {
-            order: int((ends - starts).sum()) >> order
-            for order, (starts, ends) in sorted(self.runs.items())
-        }
-
-    @cached_property
-    def blocks(self) -> int:
-        """Number of preserved blocks (keys in the tree)."""
-        return sum(self.orders.values())
-
-    @cached_property
-    def bytes(self) -> int:
-        """Sum of the blocks' sizes in bytes (an overlap between orders counts twice)."""
-        return sum(count << (order + self.page_shift) for order, count in self.orders.items())
-
-    @cached_property
-    def merged(self) -> Intervals:
-        """Maximal page-frame extents over all orders, sorted and disjoint."""
-        import numpy as np
-
-        from kho_inspect import intervals
-
-        if not self.runs:
-            return intervals.empty()
-        if len(self.runs) == 1:
-            return next(iter(self.runs.values()))
-        return intervals.merge(
-            np.concatenate([starts for starts, _ in self.runs.values()]),
-            np.concatenate([ends for _, ends in self.runs.values()]),
-        )
-
-    def extents(self) -> Iterator[Extent]:
-        """:attr:`merged` as byte extents, one at a time."""
-        starts, ends = self.merged
-        for at in range(0, len(starts), 4096):
-            for start, end in zip(
-                starts[at : at + 4096].tolist(), ends[at : at + 4096].tolist(), strict=True
-            ):
-                yield Extent(start << self.page_shift, end << self.page_shift)
-
-    def covers(self, paddr: PhysAddr, size: int) -> bool:
-        """Whether every one of ``size`` bytes from ``paddr`` is preserved."""
-        from kho_inspect import intervals
-
-        end = -(-(paddr + max(size, 1)) >> self.page_shift)
-        return end < 1 << 62 and intervals.covers(self.merged, paddr >> self.page_shift, end)
-
-    def orders_at(self, pfns: I64) -> I64:
-        """Order of the block that starts at each page frame, -1 where none does.
-
-        Where blocks of several orders start there (a fault in itself) the highest is given.
-        """
-        import numpy as np
-
-        found = np.full(len(pfns), -1, dtype=np.int64)
-        for order, (starts, ends) in sorted(self.runs.items()):
-            at = np.searchsorted(starts, pfns, side="right") - 1
-            inside = (at >= 0) & (pfns < ends[np.maximum(at, 0)])
-            found[inside & (pfns & ((1 << order) - 1) == 0)] = order
-        return found
-
-    def blocks_at(self, paddr: PhysAddr) -> list[Block]:
-        """The preserved blocks that hold the byte at ``paddr`` (several only when they overlap)."""
-        from kho_inspect import intervals
-
-        pfn = paddr >> self.page_shift
-        found = []
-        for order, runs in sorted(self.runs.items()):
-            if intervals.covers(runs, pfn, pfn + 1):
-                start = pfn >> order << order
-                found.append(Block(start << self.page_shift, order, 1 << (order + self.page_shift)))
-        return found
-
-
-@dataclass(frozen=True, slots=True)
 class Blob:
     """One sub-node of the root FDT and the data that it points to."""
 
@@ -396,7 +261,7 @@ class Handover:
     source: Source
     fdt: RootFdt
     geometry: PageGeometry
-    tree: RadixTree | None
+    tree: RadixTree | ChunkList | None
     """None when the map property leads nowhere."""
     preserved: Preserved
     blobs: tuple[Blob, ...]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kho_inspect import intervals
-from kho_inspect.model import Owner, Ownership, Preserved
+from kho_inspect.model import Owner, Ownership
+from kho_inspect.preserved import Preserved
 from kho_inspect.units import PhysAddr
 
 if TYPE_CHECKING:

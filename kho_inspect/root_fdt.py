@@ -6,7 +6,6 @@ from kho_inspect import fdt, locate
 from kho_inspect.abi import ABIS, BY_COMPATIBLE, MAP_PROPERTY, Abi, find_abi, nearest_abi
 from kho_inspect.errors import (
     FdtError,
-    KhoError,
     NotAHandoverError,
     TruncatedFdtError,
     UnknownAbiError,
@@ -90,12 +89,6 @@ def _identify(path: str, root: FdtNode, assume_abi: str | None) -> tuple[str, Ab
             source=path,
         )
     abi = BY_COMPATIBLE.get(assume_abi) if assume_abi else find_abi(compatible)
-    if abi and not abi.radix:
-        raise KhoError(
-            f"{path}: {abi.compatible} ({abi.kernels}) keeps its map in a chunk list, which is "
-            "not read yet",
-            source=path,
-        )
     return compatible, abi
 
 

@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"memory", "fdt"}),
     frozenset({"layouts"}),
     frozenset({"claims"}),
-    frozenset({"model", "contents", "geometry", "expectations"}),
+    frozenset({"model", "preserved", "contents", "geometry", "expectations"}),
     frozenset({"abi", "intervals"}),
     frozenset({"units", "errors"}),
 )

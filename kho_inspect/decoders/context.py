@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from kho_inspect.contents import Content, Memfd, VmallocArea
     from kho_inspect.geometry import PageGeometry
     from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.model import Blob, Preserved
+    from kho_inspect.model import Blob
+    from kho_inspect.preserved import Preserved
     from kho_inspect.walk.faults import FaultLog
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from kho_inspect import fdt
 from kho_inspect.errors import FdtError, MissingMemoryError
-from kho_inspect.model import Blob, FaultKind, FdtNode, Preserved
+from kho_inspect.model import Blob, FaultKind, FdtNode
+from kho_inspect.preserved import Preserved
 from kho_inspect.units import PhysAddr, human_size
 from kho_inspect.walk.faults import missing_kind
 

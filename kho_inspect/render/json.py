@@ -9,9 +9,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from kho_inspect.ownership import OwnerIndex
+from kho_inspect.preserved import RadixTree
 from kho_inspect.render.decoded_json import decoded
 from kho_inspect.render.fdt_values import fdt_value
-from kho_inspect.render.tree import TreeView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,7 +71,7 @@ def show_document(handover: Handover) -> Document:
     return {
         **_head(handover),
         "tree": {
-            "levels": handover.geometry.levels,
+            "levels": tree.depth if tree else 0,
             "nodes": tree.nodes if tree else 0,
             "leaves": tree.leaves if tree else 0,
         },
@@ -156,26 +156,42 @@ def tree_document(handover: Handover) -> Document:
         **_head(handover),
         "tree": {
             "root": address(tree.root) if tree else None,
-            "levels": handover.geometry.levels,
+            "levels": tree.depth if tree else 0,
             "nodes": tree.nodes if tree else 0,
             "leaves": tree.leaves if tree else 0,
         },
-        "nodes": _nodes(handover) if tree else iter(()),
+        "nodes": _nodes(handover),
         "faults": _faults(handover),
     }
 
 
 def _nodes(handover: Handover) -> Iterator[Document]:
-    view = TreeView(handover)
-    for level in view.tree.levels:
-        for paddr, key, used in zip(
-            level.paddr.tolist(), level.key.tolist(), level.used.tolist(), strict=True
-        ):
+    tree = handover.tree
+    if isinstance(tree, RadixTree):
+        for level in tree.levels:
+            for paddr, key, used in zip(
+                level.paddr.tolist(), level.key.tolist(), level.used.tolist(), strict=True
+            ):
+                yield {
+                    "level": level.level,
+                    "paddr": hex(paddr),
+                    "path": handover.geometry.node_path(key, level.level),
+                    "used": used,
+                }
+    elif tree is not None:
+        for number, chunk in enumerate(tree.chunks):
             yield {
-                "level": level.level,
-                "paddr": hex(paddr),
-                "path": handover.geometry.node_path(key, level.level),
-                "used": used,
+                "chunk": number,
+                "paddr": hex(chunk.paddr),
+                "path": f"chunk {number}",
+                "order": chunk.order,
+                "num_elms": chunk.num_elms,
+                "bitmaps": [
+                    {"phys_start": hex(start), "bitmap": hex(bitmap)}
+                    for start, bitmap in zip(
+                        chunk.phys_start.tolist(), chunk.bitmap.tolist(), strict=True
+                    )
+                ],
             }
 
 

@@ -11,8 +11,8 @@ from kho_inspect.units import Extent, human_size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kho_inspect.model import Preserved
     from kho_inspect.ownership import OwnerIndex
+    from kho_inspect.preserved import Preserved
 
 CHUNK = 16384
 """Ranges that are turned into Python objects at a time."""

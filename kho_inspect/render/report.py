@@ -21,7 +21,7 @@ from kho_inspect.render.findings import (
 )
 from kho_inspect.render.owners import overview
 from kho_inspect.render.ranges import iter_ranges, order_mix
-from kho_inspect.render.tree import folded_tree, full_tree
+from kho_inspect.render.tree import folded_tree, full_tree, map_words
 from kho_inspect.units import human_size, plural
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def print_report(
     _print_summary(console, handover)
     _print_ranges(console, handover)
     if handover.tree is not None:
-        heading(console, "Radix tree")
+        heading(console, "Preserved-memory map")
         if full_tree_wanted:
             for line in full_tree(handover):
                 console.out(line, highlight=False)
@@ -95,13 +95,11 @@ def _header(handover: Handover, verdict: Verdict) -> Panel:
 
 
 def _print_summary(console: Console, handover: Handover) -> None:
-    preserved, tree = handover.preserved, handover.tree
+    preserved = handover.preserved
     ranges = plural(len(preserved.merged[0]), "range")
     blocks = plural(preserved.blocks, "block")
     rows = [("preserved", plain(f"{human_size(preserved.bytes)} · {blocks} · {ranges}"))]
-    if tree is not None:
-        nodes = f"{plural(tree.nodes, 'node')}, {plural(tree.leaves, 'leaf', 'leaves')} of them"
-        rows.append(("tree", plain(f"{nodes} · {tree.depth} levels · root {tree.root:#x}")))
+    rows.append(("map", plain(map_words(handover))))
     rows.append(("owners", overview(handover)))
     names = " · ".join(
         f"{blob.name} ({summary(blob.content)})" if blob.content else blob.name

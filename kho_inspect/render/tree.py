@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kho_inspect.preserved import RadixTree
 from kho_inspect.units import Extent, plural
 
 if TYPE_CHECKING:
@@ -11,20 +12,20 @@ if TYPE_CHECKING:
 
     from rich.tree import Tree
 
-    from kho_inspect.model import Handover, TreeLevel
+    from kho_inspect.model import Handover
+    from kho_inspect.preserved import TreeLevel
 
 MAX_CHILDREN = 16
 """Children of one node that the folded tree lists."""
 
 
 class TreeView:
-    """Access to a handover's tree node by node; a node is ``(level number, index)``."""
+    """Access to a radix tree node by node; a node is ``(level number, index)``."""
 
-    def __init__(self, handover: Handover) -> None:
-        assert handover.tree is not None
+    def __init__(self, handover: Handover, tree: RadixTree) -> None:
         self.handover = handover
         self.geometry = handover.geometry
-        self.tree = handover.tree
+        self.tree = tree
         self.levels: dict[int, TreeLevel] = {level.level: level for level in self.tree.levels}
 
     def root_line(self) -> str:
@@ -81,11 +82,41 @@ class TreeView:
 
 def folded_tree(handover: Handover) -> Tree:
     """A Rich tree in which nodes with a single child share a line."""
+    from kho_inspect.render.chunk_list import chunk_tree
+
+    if isinstance(handover.tree, RadixTree):
+        return _folded_radix(TreeView(handover, handover.tree))
+    assert handover.tree is not None
+    return chunk_tree(handover.tree, handover.geometry)
+
+
+def full_tree(handover: Handover) -> Iterator[str]:
+    """Every node on its own line, indented by its depth."""
+    from kho_inspect.render.chunk_list import chunk_lines
+
+    if isinstance(handover.tree, RadixTree):
+        return _full_radix(TreeView(handover, handover.tree))
+    assert handover.tree is not None
+    return chunk_lines(handover.tree, handover.geometry)
+
+
+def map_words(handover: Handover) -> str:
+    """The map in a few words."""
+    from kho_inspect.render.chunk_list import chunk_words
+
+    tree = handover.tree
+    if isinstance(tree, RadixTree):
+        leaves = plural(tree.leaves, "leaf", "leaves")
+        nodes = f"{plural(tree.nodes, 'node')}, {leaves} of them"
+        return f"{nodes} · {tree.depth} levels · root {tree.root:#x}"
+    return "none" if tree is None else chunk_words(tree, handover.geometry)
+
+
+def _folded_radix(view: TreeView) -> Tree:
     from rich.tree import Tree
 
     from kho_inspect.render.console import plain
 
-    view = TreeView(handover)
     root = Tree(plain(view.root_line()), guide_style="dim")
 
     def grow(branch: Tree, level: int, index: int) -> None:
@@ -106,9 +137,7 @@ def folded_tree(handover: Handover) -> Tree:
     return root
 
 
-def full_tree(handover: Handover) -> Iterator[str]:
-    """Every node on its own line, indented by its depth."""
-    view = TreeView(handover)
+def _full_radix(view: TreeView) -> Iterator[str]:
     yield view.root_line()
     if not view.tree.levels:
         return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,15 +13,20 @@ from kho_inspect import intervals
 from kho_inspect.contents import Luo, LuoFile, LuoSession, Memfd
 from kho_inspect.model import FaultKind
 from kho_inspect.ownership import OwnerIndex
+from kho_inspect.preserved import RadixTree
 from kho_inspect.rules.base import Found, Need
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from kho_inspect.abi import Abi
     from kho_inspect.contents import Claim, Content
     from kho_inspect.errors import FdtError
     from kho_inspect.expectations import Expectation
+    from kho_inspect.geometry import PageGeometry
     from kho_inspect.intervals import Intervals
     from kho_inspect.model import Blob, Fault, Handover, Scratch
+    from kho_inspect.preserved import TreeLevel
 
 NODE_FAULTS = (
     FaultKind.NODE_OUTSIDE,
@@ -41,12 +46,25 @@ _TREE_AND_FDT = frozenset(
     (
         *NODE_FAULTS,
         FaultKind.FDT_MAP_PROPERTY,
+        FaultKind.CHUNK_COUNT,
+        FaultKind.CHUNK_ORDER,
+        FaultKind.CHUNK_START,
         FaultKind.KEY_NO_ORDER,
         FaultKind.KEY_ORDER_TOO_HIGH,
         FaultKind.ORDER0_LOST,
         FaultKind.DUMP_INCOMPLETE,
     )
 )
+
+
+@dataclass(frozen=True, slots=True)
+class MapNodes:
+    """Nodes of one kind in the preserved-memory map."""
+
+    what: str
+    paddr: NDArray[np.uint64]
+    path: Callable[[int], str]
+    """Path of the node with that index."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +104,7 @@ class Case:
         handover = self.handover
         gone = {
             Need.ABI: not handover.fdt.known,
-            Need.TREE: handover.tree is None or not handover.tree.levels,
+            Need.TREE: handover.tree is None or not handover.tree.readable,
             Need.TRUSTED: self.is_late,
             Need.SCRATCH: self.scratch is None,
             Need.TARGET: self.target is None,
@@ -105,7 +123,7 @@ class Case:
         bad = sum(fault.count for fault in self.handover.faults if fault.kind in JUNK_FAULTS)
         if bad >= MANY_BAD and 2 * bad >= tree.pointers:
             return True
-        if not tree.levels or bad:
+        if not tree.readable or bad:
             return False
         return self._knows_nothing_of_the_fdt(self.handover) or self._is_junk(self.handover)
 
@@ -122,6 +140,20 @@ class Case:
             return True
         nobodys = len(ownership.orphans[0])
         return nobodys >= MANY_RUNS and 4 * nobodys >= 3 * runs and len(ownership.dangling[0]) > 0
+
+    def map_nodes(self) -> Iterator[MapNodes]:
+        """The memory that the map itself stands in, kind by kind."""
+        tree = self.there.tree
+        if isinstance(tree, RadixTree):
+            for level in tree.levels:
+                path = partial(_node_path, self.there.geometry, level)
+                yield MapNodes(f"tree node (level {level.level})", level.paddr, path)
+        elif tree is not None:
+            chunks = np.array([chunk.paddr for chunk in tree.chunks], dtype=np.uint64)
+            yield MapNodes("kho-v1 chunk", chunks, "chunk {}".format)
+            for number, chunk in enumerate(tree.chunks):
+                path = partial("chunk {} → bitmap {}".format, number)
+                yield MapNodes("kho-v1 bitmap", chunk.bitmap, path)
 
     @cached_property
     def ram(self) -> Intervals:
@@ -277,3 +309,7 @@ class Case:
                     paddr,
                     f"{claim.owner} / {claim.what} {first}",
                 )
+
+
+def _node_path(geometry: PageGeometry, level: TreeLevel, at: int) -> str:
+    return geometry.node_path(int(level.key[at]), level.level)

@@ -155,21 +155,13 @@ def node_in_scratch(case: Case) -> Iterator[Found]:
     """
     assert case.scratch is not None
     for area in case.scratch.areas:
-        for level, paddr, key in _nodes_in(case, area.start, area.end):
-            yield Found(
-                f"tree node {paddr:#x} (level {level}) lies in scratch area {area}",
-                paddr,
-                case.there.geometry.node_path(key, level),
-            )
-
-
-def _nodes_in(case: Case, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    tree = case.there.tree
-    assert tree is not None
-    for level in tree.levels:
-        low, high = np.uint64(start), np.uint64(min(end, (1 << 64) - 1))
-        for at in np.flatnonzero((level.paddr >= low) & (level.paddr < high)).tolist():
-            yield level.level, int(level.paddr[at]), int(level.key[at])
+        for nodes in case.map_nodes():
+            inside = (nodes.paddr >= area.start) & (nodes.paddr <= min(area.end, 1 << 64) - 1)
+            for at in np.flatnonzero(inside).tolist():
+                paddr = int(nodes.paddr[at])
+                yield Found(
+                    f"{nodes.what} {paddr:#x} lies in scratch area {area}", paddr, nodes.path(at)
+                )
 
 
 @rule("KHO211", Severity.ERROR, _DAMAGE, Need.TREE, Need.TRUSTED)
@@ -182,17 +174,15 @@ def node_preserved(case: Case) -> Iterator[Found]:
     Enforced by: nobody; node pages are not marked preserved.
     """
     handover = case.there
-    assert handover.tree is not None
-    for level in handover.tree.levels:
-        pfns = (level.paddr >> np.uint64(handover.geometry.shift)).astype(np.int64)
+    for nodes in case.map_nodes():
+        pfns = (nodes.paddr >> np.uint64(handover.geometry.shift)).astype(np.int64)
         for at in np.flatnonzero(intervals.contains(handover.preserved.merged, pfns)).tolist():
-            paddr = int(level.paddr[at])
-            orders = [block.order for block in handover.preserved.blocks_at(paddr)]
+            paddr = int(nodes.paddr[at])
+            order = handover.preserved.blocks_at(paddr)[0].order
             yield Found(
-                f"tree node {paddr:#x} (level {level.level}) lies in a preserved block of order "
-                f"{orders[0]}",
+                f"{nodes.what} {paddr:#x} lies in a preserved block of order {order}",
                 paddr,
-                handover.geometry.node_path(int(level.key[at]), level.level),
+                nodes.path(at),
             )
 
 
@@ -233,3 +223,25 @@ def dump_incomplete(case: Case) -> Iterator[Found]:
     Enforced by: nobody; it concerns the capture.
     """
     return case.found(FaultKind.DUMP_INCOMPLETE)
+
+
+@rule("KHO214", Severity.FATAL, _DAMAGE, Need.TRUSTED)
+def chunk_header(case: Case) -> Iterator[Found]:
+    """The chunks of a kho-v1 map have a possible order and number of elements.
+
+    Matters: the next kernel trusts both and reads past the chunk, or shifts by the order.
+    Causes: memory corruption.
+    Enforced by: nobody: ``kho_mem_deserialize()`` takes them as they are.
+    """
+    return case.found(FaultKind.CHUNK_COUNT, FaultKind.CHUNK_ORDER)
+
+
+@rule("KHO215", Severity.ERROR, _DAMAGE, Need.TRUSTED)
+def bitmap_start(case: Case) -> Iterator[Found]:
+    """The bitmaps of a kho-v1 map cover memory that is aligned to their chunk's order.
+
+    Matters: every bit of it names a page that starts no block of that order.
+    Causes: memory corruption.
+    Enforced by: nobody: ``deserialize_bitmap()`` takes it as it is.
+    """
+    return case.found(FaultKind.CHUNK_START)

@@ -17,6 +17,8 @@ from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry, page_size_name
 from kho_inspect.layouts.radix import kho_radix_node
 from kho_inspect.layouts.views import dtype_of
 from kho_inspect.units import PhysAddr, plural
+from kho_inspect.walk.chunk_list import walk_chunks
+from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.radix import look_up
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ def find_page_size(
 def _examine(
     memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, blobs: Sequence[PhysAddr]
 ) -> Evidence:
+    if not geometry.abi.radix:
+        return _examine_chunks(memory, geometry, root, blobs)
     page = geometry.page_size
     if root % page or not memory.stored_mask(np.array([root], dtype=np.uint64), page)[0]:
         return Evidence(geometry, False, 0, 0, 0, 0)
@@ -104,6 +108,19 @@ def _examine(
     return Evidence(geometry, True, good, bad, len(found), sum(found))
 
 
+def _examine_chunks(
+    memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, blobs: Sequence[PhysAddr]
+) -> Evidence:
+    """kho-v1: a list is short enough to be walked as a whole."""
+    faults = FaultLog()
+    chunks, preserved = walk_chunks(memory, geometry, root, faults)
+    bad = sum(fault.count for fault in faults.result())
+    holders = [preserved.blocks_at(paddr) for paddr in blobs]
+    orders = [held[0].order for held in holders if held]
+    good = max(chunks.pointers - bad, 0)
+    return Evidence(geometry, chunks.readable, good, bad, len(orders), sum(orders))
+
+
 def _preserved_order(
     memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, paddr: PhysAddr
 ) -> int | None:
@@ -128,8 +145,8 @@ def _reason(best: Evidence, second: Evidence, blobs: int) -> str:
     if not best.good + best.bad:
         return "the tree is empty, but its root is aligned for no larger page"
     if not best.blobs and best.bad:
-        return f"best fit, though {best.bad} of {best.good + best.bad} tree pointers tried are bad"
-    tried = plural(best.good + best.bad, "tree pointer")
+        return f"best fit, though {best.bad} of {best.good + best.bad} pointers tried are bad"
+    tried = plural(best.good + best.bad, "pointer")
     sound = "sound" if not best.bad else f"{best.good} sound"
     kept = f", {best.blobs} of {plural(blobs, 'blob')} preserved" if blobs else ""
     return f"{tried} tried, {sound}{kept}"

@@ -16,7 +16,8 @@ from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.radix import kho_radix_leaf, kho_radix_node
 from kho_inspect.layouts.views import dtype_of
 from kho_inspect.memory import Presence
-from kho_inspect.model import FaultKind, Preserved, RadixTree, TreeLevel
+from kho_inspect.model import FaultKind
+from kho_inspect.preserved import Preserved, RadixTree, TreeLevel
 from kho_inspect.units import PhysAddr, plural
 from kho_inspect.walk.bitmap import runs_of_bits
 
