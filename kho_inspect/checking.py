@@ -10,14 +10,17 @@ from kho_inspect.abi import Abi
 from kho_inspect.errors import FdtError
 from kho_inspect.expectations import Expectation
 from kho_inspect.inspection import Options, inspect_memory
-from kho_inspect.locate import find_bytes
+from kho_inspect.locate import Located, locate
 from kho_inspect.memory import PhysicalMemory, open_memory
 from kho_inspect.memory.files import read_head
-from kho_inspect.model import Handover, RootFdt, Scratch
-from kho_inspect.root_fdt import read_root_fdt
+from kho_inspect.model import Handover, Scratch
+from kho_inspect.root_fdt import locate_root_fdt, read_root_fdt
 from kho_inspect.rules.case import Case
-from kho_inspect.scratch import MAX_SCANNED, scratch_from_boot_dtb, scratch_from_setup_data
-from kho_inspect.units import Extent, PhysAddr
+from kho_inspect.scratch import boot_dtb_pointer, read_scratch
+from kho_inspect.units import Extent
+
+MAX_SCANNED = 4 << 30
+"""Bytes of stored memory that are searched for the FDT, and for what points to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class CheckOptions:
     expectations: Sequence[Expectation] | None = None
 
 
-def open_case(dump: str, dtb: str, options: Options, check: CheckOptions) -> Case:
+def open_case(dump: str, dtb: str | None, options: Options, check: CheckOptions) -> Case:
     """Read everything that can be judged.
 
     What the next kernel would refuse becomes part of the case. Raises KhoError for what no
@@ -41,6 +44,9 @@ def open_case(dump: str, dtb: str, options: Options, check: CheckOptions) -> Cas
     """
     options = replace(options, lenient=True)
     memory = open_memory(dump, format_name=options.format, base=options.base, blocks=options.blocks)
+    if dtb is None:
+        root = locate_root_fdt(memory, options.assume_abi)
+        return build_case(memory, inspect_memory(memory, root, options), check)
     try:
         root = read_root_fdt(dtb, memory, options.assume_abi, accept_unknown=True)
     except FdtError as error:
@@ -52,32 +58,21 @@ def open_case(dump: str, dtb: str, options: Options, check: CheckOptions) -> Cas
 
 def build_case(memory: PhysicalMemory, handover: Handover, check: CheckOptions) -> Case:
     """The case of a handover that was read already."""
+    boot_dtb = check.boot_dtb or handover.fdt.boot_dtb
+    located = Located((), ())
+    if handover.fdt.paddr is None or not (check.scratch or boot_dtb):
+        located = locate(memory, limit=MAX_SCANNED)
     if handover.fdt.paddr is None:
-        paddr = _find_elsewhere(memory, handover.fdt)
-        handover = replace(handover, fdt=replace(handover.fdt, paddr=paddr))
-    return Case(
-        handover,
-        None,
-        check.target,
-        check.target_name,
-        _find_scratch(memory, handover.fdt.paddr, check),
-        check.expectations,
-    )
-
-
-def _find_elsewhere(memory: PhysicalMemory, root: RootFdt) -> PhysAddr | None:
-    """The root FDT in memory that is not preserved, or claimed by somebody else."""
-    hits = list(zip(range(16), find_bytes(memory, root.data, limit=MAX_SCANNED), strict=False))
-    addresses = [paddr for _, paddr in hits]
-    return next((paddr for paddr in addresses if paddr % 4096 == 0), None)
-
-
-def _find_scratch(
-    memory: PhysicalMemory, fdt_paddr: PhysAddr | None, check: CheckOptions
-) -> Scratch | None:
+        # Not where kho_init would have it: unpreserved, or claimed by somebody else.
+        copies = (found.paddr for found in located.fdts if found.data == handover.fdt.data)
+        handover = replace(handover, fdt=replace(handover.fdt, paddr=next(copies, None)))
     if check.scratch:
         entries = tuple((extent.start, extent.size) for extent in check.scratch)
-        return Scratch(entries, "--scratch", None)
-    if check.boot_dtb is not None:
-        return scratch_from_boot_dtb(memory, check.boot_dtb)
-    return None if fdt_paddr is None else scratch_from_setup_data(memory, fdt_paddr)
+        scratch: Scratch | None = Scratch(entries, "--scratch", None)
+    elif boot_dtb:
+        pointer = boot_dtb_pointer(boot_dtb)
+        scratch = read_scratch(memory, [pointer] if pointer else [])
+    else:
+        named = [one for one in located.pointers if one.fdt == handover.fdt.paddr]
+        scratch = read_scratch(memory, named)
+    return Case(handover, None, check.target, check.target_name, scratch, check.expectations)

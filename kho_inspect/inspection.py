@@ -15,7 +15,7 @@ from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
 from kho_inspect.model import FaultKind, Handover, RootFdt, Source
 from kho_inspect.ownership import account, unclaimed
 from kho_inspect.preserved import ChunkList, Preserved, RadixTree
-from kho_inspect.root_fdt import read_root_fdt
+from kho_inspect.root_fdt import locate_root_fdt, read_root_fdt
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
@@ -40,8 +40,8 @@ class Options:
     """Go on where the next kernel would not: unknown ABI, tree outside the dump. For ``check``."""
 
 
-def inspect(dump: str, dtb: str, options: Options | None = None) -> Handover:
-    """Read one handover out of a memory dump and its root FDT.
+def inspect(dump: str, dtb: str | None = None, options: Options | None = None) -> Handover:
+    """Read one handover out of a memory dump and its root FDT (looked for when not given).
 
     Damage inside is in ``Handover.faults``. Raises a subclass of KhoError only when there is
     nothing to inspect: unreadable files, no KHO root FDT, an ABI nobody knows, a tree that is
@@ -51,12 +51,15 @@ def inspect(dump: str, dtb: str, options: Options | None = None) -> Handover:
 
 
 def open_inputs(
-    dump: str, dtb: str, options: Options | None = None
+    dump: str, dtb: str | None = None, options: Options | None = None
 ) -> tuple[PhysicalMemory, RootFdt]:
     """The two files, opened and understood, before anything is walked. Raises as inspect does."""
     options = options or Options()
     memory = open_memory(dump, format_name=options.format, base=options.base, blocks=options.blocks)
-    root = read_root_fdt(dtb, memory, options.assume_abi, accept_unknown=options.lenient)
+    if dtb is None:
+        root = locate_root_fdt(memory, options.assume_abi)
+    else:
+        root = read_root_fdt(dtb, memory, options.assume_abi, accept_unknown=options.lenient)
     return memory, root
 
 
@@ -160,9 +163,10 @@ def _choose_geometry(
     if wanted != "auto":
         return PageGeometry(PAGE_SHIFTS[wanted], root.abi), "given with --page-size"
     blobs = [blob_address(node, root.abi) for node in root.root.children]
-    return find_page_size(
+    choice = find_page_size(
         memory, root.abi, root.memory_map or 1, [paddr for paddr in blobs if paddr]
     )
+    return choice.best.geometry, choice.reason
 
 
 def _require_root_in_dump(memory: PhysicalMemory, paddr: PhysAddr) -> None:

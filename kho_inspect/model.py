@@ -176,6 +176,8 @@ class RootFdt:
     """How it was recovered, for people."""
     paddr: PhysAddr | None
     """Where it stands in memory, where known."""
+    boot_dtb: str | None = None
+    """The boot DTB whose /chosen led to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def test_file_without_permission(bad: Path) -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        [DUMP],
+        ["addr", DUMP],
         [],
         ["--json"],
         [DUMP, DTB, "extra"],

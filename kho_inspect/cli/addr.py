@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from kho_inspect.cli.options import Address, Input, exit_status, reads_handover
@@ -9,7 +11,7 @@ from kho_inspect.units import PhysAddr
 
 
 @click.command("addr")
-@reads_handover
+@partial(reads_handover, more_arguments=True)
 @click.argument("paddrs", metavar="PADDR...", type=Address(), nargs=-1, required=True)
 def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
     """Look addresses up: owner, block, radix path, sub-node."""

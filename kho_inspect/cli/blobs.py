@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from kho_inspect.cli.options import Input, exit_status, reads_handover
 
 
 @click.command("blobs")
-@reads_handover
+@partial(reads_handover, more_arguments=True)
 @click.argument("name", required=False)
 @click.option("--hexdump", is_flag=True, help="Print all bytes, whatever they are.")
 def command(given: Input, name: str | None, hexdump: bool) -> int:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
 
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.options import Input, exit_status, reads_handover
-
-LONG_WORK = 64 << 20
-"""Bytes from which a progress bar is worth its lines."""
+from kho_inspect.cli.progress import progress_bar
 
 
 @click.command("extract")
-@reads_handover
+@partial(reads_handover, more_arguments=True)
 @click.argument("selectors", metavar="[SELECTOR]...", nargs=-1)
 @click.option(
     "-o",
@@ -40,7 +37,7 @@ def command(given: Input, selectors: tuple[str, ...], output: Path, force: bool)
     handover = inspect_memory(memory, root, given.options())
     items = select(handover, memory, selectors)
     total = sum(piece.size for item in items for piece in item.pieces)
-    with _progress(total) as advance:
+    with progress_bar("extract", total) as advance:
         entries = Extractor(memory, output, force=force, progress=advance).run(items)
     if given.json:
         from kho_inspect.render.json import extract_document
@@ -51,25 +48,3 @@ def command(given: Input, selectors: tuple[str, ...], output: Path, force: bool)
 
         print_entries(given.console(), str(output), entries)
     return exit_codes.FINDINGS if incomplete(entries) else exit_status(handover)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, where that is a terminal and the work is long."""
-    import sys
-
-    if total < LONG_WORK or not sys.stderr.isatty():
-        yield lambda size: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    with Progress(
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
-        task = bar.add_task("extract", total=total)
-        yield lambda size: bar.advance(task, size)

@@ -22,6 +22,8 @@ COMMANDS = (
     "owners",
     "addr",
     "extract",
+    "locate",
+    "pack",
     "expect",
     "explain",
 )
@@ -60,7 +62,7 @@ def cli() -> None:
     """Look inside a Linux Kexec HandOver: a memory dump plus its root FDT.
 
     DUMP is physical memory (raw or ELF core), DTB the KHO root FDT (kho.dtb). Without a command
-    the whole report is shown.
+    the whole report is shown; without DTB (or with - for it) the FDT is looked for in the dump.
     """
 
 

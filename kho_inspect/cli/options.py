@@ -61,7 +61,8 @@ class Input:
     """What the user said, and the doors to what it names."""
 
     dump: str
-    dtb: str
+    dtb: str | None
+    """None: look for it in the dump."""
     format: str
     base: PhysAddr
     maps: tuple[tuple[int, int, int], ...]
@@ -81,6 +82,17 @@ class Input:
             blocks=tuple(RamBlock(*parts) for parts in self.maps),
             page_size=self.page_size,
             assume_abi=self.assume_abi,
+        )
+
+    def open_memory(self) -> PhysicalMemory:
+        """Open the dump alone."""
+        from kho_inspect.memory import RamBlock, open_memory
+
+        return open_memory(
+            self.dump,
+            format_name=self.format,
+            base=self.base,
+            blocks=[RamBlock(*parts) for parts in self.maps],
         )
 
     def open(self) -> tuple[PhysicalMemory, RootFdt]:
@@ -123,9 +135,11 @@ def exit_status(handover: Handover) -> int:
     return exit_codes.FINDINGS if handover.faults else exit_codes.CLEAN
 
 
-_OPTIONS = (
-    click.argument("dump"),
-    click.argument("dtb"),
+_DUMP = click.argument("dump")
+_DTB = click.argument("dtb")
+_OPTIONAL_DTB = click.argument("dtb", required=False)
+
+_DUMP_OPTIONS = (
     click.option(
         "--base", type=Address(), default=0, help="Physical address of a raw dump's first byte."
     ),
@@ -136,6 +150,13 @@ _OPTIONS = (
         multiple=True,
         help="A RAM block in a raw dump, PADDR:OFFSET:SIZE; repeat for each.",
     ),
+    click.option("--json", is_flag=True, help="One JSON document instead of text."),
+    click.option(
+        "--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colour."
+    ),
+)
+
+_OPTIONS = (
     click.option(
         "--page-size",
         type=click.Choice(["auto", *PAGE_SHIFTS], case_sensitive=False),
@@ -146,10 +167,6 @@ _OPTIONS = (
         "--assume-abi",
         type=click.Choice([abi.compatible for abi in ABIS]),
         help="Read the FDT as this ABI, whatever it says.",
-    ),
-    click.option("--json", is_flag=True, help="One JSON document instead of text."),
-    click.option(
-        "--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colour."
     ),
 )
 
@@ -167,16 +184,35 @@ _DUMP_FORMAT = click.option(
 
 
 def reads_handover(
-    function: Callable[..., int], dump_format: Callable[[Any], Any] = _DUMP_FORMAT
+    function: Callable[..., int],
+    dump_format: Callable[[Any], Any] = _DUMP_FORMAT,
+    more_arguments: bool = False,
 ) -> Callable[..., int]:
-    """Give a command the shared arguments; the function gets them as its first one, an Input."""
+    """Give a command the shared arguments; the function gets them as its first one, an Input.
 
+    DTB may be left out, but for commands with ``more_arguments`` behind it; ``-`` always does.
+    """
+    dtb = _DTB if more_arguments else _OPTIONAL_DTB
+    return _with_input(function, (_DUMP, dtb, *_OPTIONS, *_DUMP_OPTIONS, dump_format))
+
+
+def reads_dump(function: Callable[..., int]) -> Callable[..., int]:
+    """The same for a command that needs no DTB."""
+    return _with_input(function, (_DUMP, *_DUMP_OPTIONS, _DUMP_FORMAT))
+
+
+def _with_input(
+    function: Callable[..., int], decorators: tuple[Callable[[Any], Any], ...]
+) -> Callable[..., int]:
     @wraps(function)
     def wrapper(**params: Any) -> int:
-        common = {name: params.pop(name) for name in _FIELDS}
+        defaults = {"dtb": None, "page_size": "auto", "assume_abi": None}
+        common = {name: params.pop(name, defaults.get(name)) for name in _FIELDS}
+        if common["dtb"] == "-":
+            common["dtb"] = None
         return function(Input(**common), **params)
 
-    decorated: Callable[..., int] = dump_format(wrapper)
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
+    decorated: Callable[..., int] = wrapper
+    for decorator in reversed(decorators):
+        decorated = decorator(decorated)
     return decorated

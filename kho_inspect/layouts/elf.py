@@ -8,6 +8,7 @@ ELFCLASS64 = 2
 ELFDATA2LSB = 1
 ET_CORE = 4
 PT_LOAD = 1
+PT_NOTE = 4
 PN_XNUM = 0xFFFF
 """e_phnum when the true count does not fit: it then stands in sh_info of section 0."""
 
@@ -60,3 +61,6 @@ elf64_shdr = Struct(
     "sh_addralign" / Int64ul,
     "sh_entsize" / Int64ul,
 )
+
+elf64_nhdr = Struct("n_namesz" / Int32ul, "n_descsz" / Int32ul, "n_type" / Int32ul)
+"""Note header; name and descriptor follow, each padded to 4 bytes."""

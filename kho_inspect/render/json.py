@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from kho_inspect.address import AddressInfo, KeyPath
     from kho_inspect.intervals import Intervals
-    from kho_inspect.model import Blob, FdtNode, Handover
+    from kho_inspect.locate import Located
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.model import Blob, FdtNode, Handover, Scratch
     from kho_inspect.render.ranges import PreservedRange
 
 SCHEMA_VERSION = 1
@@ -214,6 +216,28 @@ def blobs_document(handover: Handover, blobs: Iterable[Blob]) -> Document:
 def extract_document(handover: Handover, entries: list[Document]) -> Document:
     """``kho-inspect extract --json``: the manifest's entries."""
     return {**_head(handover), "items": entries, "faults": _faults(handover)}
+
+
+def locate_document(memory: PhysicalMemory, located: Located, scratch: Scratch | None) -> Document:
+    """``kho-inspect locate --json``: candidates best first."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": {"path": memory.path, "format": memory.format},
+        "candidates": (
+            {
+                "paddr": hex(found.paddr),
+                "compatible": found.compatible,
+                "size": len(found.data),
+                "valid_tree": found.valid_tree,
+                "why": found.why,
+            }
+            for found in located.fdts
+        ),
+        "scratch": [
+            {"start": hex(area.start), "end": hex(area.end)}
+            for area in (scratch.areas if scratch else ())
+        ],
+    }
 
 
 def addresses_document(handover: Handover, found: Iterable[AddressInfo]) -> Document:

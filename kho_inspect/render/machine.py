@@ -43,7 +43,7 @@ def findings_json(verdict: Verdict) -> list[dict[str, Any]]:
     ]
 
 
-def check_document(verdict: Verdict, dump: str, dtb: str) -> dict[str, Any]:
+def check_document(verdict: Verdict, dump: str, dtb: str | None) -> dict[str, Any]:
     """``check --json``."""
     return {
         "schema_version": SCHEMA_VERSION,

@@ -57,16 +57,25 @@ class Evidence:
         return (self.aligned, self.blobs, sound, share, -self.blob_orders, -self.geometry.shift)
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The candidate that the evidence favours."""
+
+    best: Evidence
+    reason: str
+    """In words."""
+
+
 def find_page_size(
     memory: PhysicalMemory, abi: Abi, root: PhysAddr, blobs: Sequence[PhysAddr]
-) -> tuple[PageGeometry, str]:
-    """The geometry that the evidence favours, and the reason in words."""
+) -> Choice:
+    """Try every page size on the map at ``root``, whose sub-nodes' blobs stand at ``blobs``."""
     candidates = [
         _examine(memory, PageGeometry(shift, abi), root, blobs) for shift in PAGE_SHIFTS.values()
     ]
     candidates.sort(key=lambda evidence: evidence.rank)
     best = candidates[-1]
-    return best.geometry, _reason(best, candidates[-2], len(blobs))
+    return Choice(best, _reason(best, candidates[-2], len(blobs)))
 
 
 def _examine(
@@ -103,7 +112,7 @@ def _examine(
                 else:
                     seen.add(child)
                     queue.append((child, child_key, level - 1))
-    orders = [_preserved_order(memory, geometry, root, paddr) for paddr in blobs]
+    orders = [preserved_order(memory, geometry, root, paddr) for paddr in blobs]
     found = [order for order in orders if order is not None]
     return Evidence(geometry, True, good, bad, len(found), sum(found))
 
@@ -121,7 +130,7 @@ def _examine_chunks(
     return Evidence(geometry, chunks.readable, good, bad, len(orders), sum(orders))
 
 
-def _preserved_order(
+def preserved_order(
     memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, paddr: PhysAddr
 ) -> int | None:
     """The lowest order of a preserved block that holds ``paddr``."""

@@ -1,0 +1,70 @@
+"""``pack``: a small ELF core that holds just the handover."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kho_inspect.cli.options import Input, exit_status, reads_handover
+from kho_inspect.cli.progress import progress_bar
+from kho_inspect.errors import KhoError
+from kho_inspect.units import human_size
+
+
+@click.command("pack")
+@reads_handover
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE.elf",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="ELF core to write.",
+)
+@click.option("--content", is_flag=True, help="Add all preserved pages: files and regions.")
+@click.option(
+    "--scratch/--no-scratch",
+    default=True,
+    show_default=True,
+    help="Add the scratch table and what points to it.",
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE.elf if it exists.")
+def command(given: Input, output: Path, content: bool, scratch: bool, force: bool) -> int:
+    """Pack the handover into a small ELF core, to attach to a bug report."""
+    from kho_inspect.inspection import inspect_memory
+    from kho_inspect.locate import locate
+    from kho_inspect.packing import plan, write_packed
+
+    if output.exists() and not force:
+        raise KhoError(f"{output} exists", hint="--force, or another name")
+    memory, root = given.open()
+    handover = inspect_memory(memory, root, given.options())
+    pointers = list(locate(memory).pointers) if scratch else []
+    pointers = [one for one in pointers if one.fdt == handover.fdt.paddr]
+    packed = plan(memory, handover, pointers, content=content)
+    try:
+        with progress_bar("pack", packed.size) as advance:
+            size = write_packed(memory, packed, output, advance)
+    except OSError as error:
+        raise KhoError(f"cannot write {output}: {error.strerror}") from error
+    if given.json:
+        from kho_inspect.render.json import SCHEMA_VERSION
+
+        given.write_json(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "file": str(output),
+                "size": size,
+                "stored_bytes": packed.size,
+                "content": content,
+            }
+        )
+    else:
+        from kho_inspect.render.safe import safe
+
+        share = 100 * size / max(memory.size, 1)
+        click.echo(
+            f"{safe(str(output))}: {human_size(size)}, {share:.2g} % of {human_size(memory.size)}"
+        )
+    return exit_status(handover)
