@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from kho_inspect.model import Handover
+from kho_inspect.preserved import ChunkList
 
 HOME = Path(
     os.environ.get("KHO_CAPTURES") or Path(__file__).parents[2] / "shared" / "captures"
 ).resolve()
-NAMES = ("x86_64-kho-v2", "x86_64-kho-v3", "x86_64-kho-v4", "arm64-16k-kho-v4")
+NAMES = (
+    "x86_64-kho-v1",
+    "x86_64-kho-v2",
+    "x86_64-kho-v3",
+    "x86_64-kho-v4",
+    "arm64-16k-kho-v4",
+)
 HOLE = 4096
 
 
@@ -34,8 +41,13 @@ class Capture:
 
     @property
     def short_dtb(self) -> Path:
-        """The root FDT as the old kernel's debugfs truncates it."""
+        """The root FDT as the old kernel's debugfs truncates it; there is none of kho-v1."""
         return HOME / self.name / "kho-debugfs-out.dtb"
+
+    @property
+    def dtbs(self) -> list[Path]:
+        """Every form of the root FDT that there is."""
+        return [dtb for dtb in (self.dtb, self.short_dtb) if dtb.exists()]
 
     @cached_property
     def truth(self) -> dict[str, Any]:
@@ -67,7 +79,6 @@ def unpack(packed: Path, out: Path) -> None:
 
 def plain(handover: Handover) -> dict[str, Any]:
     """All that a handover says of the machine (not of the file), as comparable values."""
-    tree = handover.tree
     return {
         "compatible": handover.fdt.compatible,
         "memory_map": handover.fdt.memory_map,
@@ -76,11 +87,7 @@ def plain(handover: Handover) -> dict[str, Any]:
             order: [array.tolist() for array in runs]
             for order, runs in handover.preserved.runs.items()
         },
-        "tree": tree
-        and [
-            (level.level, level.paddr.tolist(), level.key.tolist(), level.used.tolist())
-            for level in tree.levels
-        ],
+        "tree": map_nodes(handover),
         "blobs": [
             (blob.name, blob.paddr, blob.size, blob.stored, blob.preserved, blob.sha256)
             for blob in handover.blobs
@@ -88,3 +95,19 @@ def plain(handover: Handover) -> dict[str, Any]:
         "blob_data": [(blob.kind, bytes(blob.data), blob.fdt) for blob in handover.blobs],
         "faults": handover.faults,
     }
+
+
+def map_nodes(handover: Handover) -> list[tuple[str, int]]:
+    """Every node of the map as truth.json lists it: level (or ``chunk``, ``bitmap``), address."""
+    tree = handover.tree
+    if isinstance(tree, ChunkList):
+        return [
+            node
+            for chunk in tree.chunks
+            for node in [
+                ("chunk", chunk.paddr),
+                *(("bitmap", paddr) for paddr in chunk.bitmap.tolist()),
+            ]
+        ]
+    levels = tree.levels if tree is not None else ()
+    return [(str(level.level), paddr) for level in levels for paddr in level.paddr.tolist()]

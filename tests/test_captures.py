@@ -11,7 +11,7 @@ from kho_inspect.errors import NotAHandoverError, UnreadableInputError
 from kho_inspect.inspection import Options, inspect
 from kho_inspect.memory import RamBlock
 from kho_inspect.model import Handover
-from tests.captures import HOME, Capture, plain, unpack
+from tests.captures import HOME, Capture, map_nodes, plain, unpack
 from tests.dump_files import raw_to_blocks, raw_to_elf
 from tests.looking import blocks_of
 
@@ -27,6 +27,8 @@ def either(request: pytest.FixtureRequest, capture: Capture, handover: Handover)
     """The capture with the whole DTB, then with the truncated one."""
     if request.param == "kho.dtb":
         return handover
+    if not capture.short_dtb.exists():
+        pytest.skip("this capture has no truncated DTB")
     return inspect(str(capture.dump), str(capture.short_dtb), Options(base=capture.base))
 
 
@@ -41,6 +43,8 @@ def test_the_root_fdt_is_read(capture: Capture, either: Handover) -> None:
 def test_a_truncated_dtb_is_completed_from_the_dump(capture: Capture, handover: Handover) -> None:
     assert not handover.fdt.recovered
     assert handover.fdt.recovery is None
+    if not capture.short_dtb.exists():
+        pytest.skip("this capture has no truncated DTB")
     short = inspect(str(capture.dump), str(capture.short_dtb), Options(base=capture.base))
     assert short.fdt.recovered
     assert short.fdt.paddr == int(capture.truth["fdt_paddr"], 16)
@@ -75,8 +79,9 @@ def test_every_tree_node_is_found(capture: Capture, either: Handover) -> None:
     truth, tree = capture.truth, either.tree
     assert tree is not None
     assert (tree.nodes, tree.leaves) == (truth["nodes"], truth["leaves"])
-    found = {(level.level, paddr) for level in tree.levels for paddr in level.paddr.tolist()}
-    assert found == {(int(level), int(paddr, 16)) for level, paddr in truth["tree_nodes"]}
+    found = map_nodes(either)
+    assert len(found) == len(set(found))
+    assert set(found) == {(level, int(paddr, 16)) for level, paddr in truth["tree_nodes"]}
 
 
 def test_every_sub_node_is_found(capture: Capture, either: Handover) -> None:
@@ -103,7 +108,7 @@ def test_an_elf_core_of_the_same_memory_gives_the_same(
 ) -> None:
     core = tmp_path / "dump.elf"
     raw_to_elf(capture.dump, core, capture.base)
-    for dtb in (capture.dtb, capture.short_dtb):
+    for dtb in capture.dtbs:
         found = inspect(str(core), str(dtb))
         assert found.source.format == "elf"
         assert plain(found) == plain(handover)
@@ -119,7 +124,7 @@ def test_concatenated_ram_blocks_give_the_same(
     placed = raw_to_blocks(capture.dump, joined, split, capture.base)
     assert placed[1][1] < split - capture.base, "nothing was moved"
     blocks = tuple(RamBlock(*block) for block in placed)
-    for dtb in (capture.dtb, capture.short_dtb):
+    for dtb in capture.dtbs:
         assert plain(inspect(str(joined), str(dtb), Options(blocks=blocks))) == plain(handover)
 
 
