@@ -65,7 +65,18 @@ class MappedFile:
             mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise UnreadableInputError(f"cannot map {path}: {error.strerror}") from error
+        self._map = mapped
         self.view = memoryview(mapped)
+
+    def forget(self, start: int, end: int) -> None:
+        """Give the memory of a range back: a scan would else keep the whole file resident.
+
+        The contents stay; the next read maps them again.
+        """
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0:
+            self._map.madvise(mmap.MADV_DONTNEED, first, length)
 
     def data_extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts of file range ``start..end`` that are not holes of a sparse file."""

@@ -165,6 +165,7 @@ class MappedMemory:
                 for at in range(start, end, size):
                     stop = min(at + size + overlap, end)
                     yield block.paddr + at - block.offset, self._file.view[at:stop]
+                    self._file.forget(at, stop)
 
 
 def in_file(file: MappedFile, block: RamBlock) -> RamBlock:
