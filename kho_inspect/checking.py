@@ -9,12 +9,11 @@ from kho_inspect import fdt
 from kho_inspect.abi import Abi
 from kho_inspect.errors import FdtError
 from kho_inspect.expectations import Expectation
-from kho_inspect.inspection import Options, inspect_memory
+from kho_inspect.inspection import Options, inspect_memory, open_inputs
 from kho_inspect.locate import Located, locate
-from kho_inspect.memory import PhysicalMemory, open_memory
+from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.files import read_head
 from kho_inspect.model import Handover, Scratch
-from kho_inspect.root_fdt import locate_root_fdt, read_root_fdt
 from kho_inspect.rules.case import Case
 from kho_inspect.scratch import boot_dtb_pointer, read_scratch
 from kho_inspect.units import Extent
@@ -43,14 +42,10 @@ def open_case(dump: str, dtb: str | None, options: Options, check: CheckOptions)
     verdict can be given on: files that cannot be read, or are no device tree, or not KHO's.
     """
     options = replace(options, lenient=True)
-    memory = open_memory(dump, format_name=options.format, base=options.base, blocks=options.blocks)
-    if dtb is None:
-        root = locate_root_fdt(memory, options.assume_abi)
-        return build_case(memory, inspect_memory(memory, root, options), check)
     try:
-        root = read_root_fdt(dtb, memory, options.assume_abi, accept_unknown=True)
+        memory, root = open_inputs(dump, dtb, options)
     except FdtError as error:
-        if fdt.total_size(read_head(dtb, 8)) is None:
+        if error.source is None or fdt.total_size(read_head(error.source, 8)) is None:
             raise
         return Case(None, error, check.target, check.target_name)
     return build_case(memory, inspect_memory(memory, root, options), check)

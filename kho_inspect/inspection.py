@@ -11,7 +11,9 @@ from kho_inspect.decoders.registry import FILE_DECODERS, decode_blob
 from kho_inspect.decoders.subnode import blob_address, read_blob
 from kho_inspect.errors import MissingMemoryError, NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
+from kho_inspect.live import DEBUGFS, live_fdt
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
+from kho_inspect.memory.kcore import open_kcore
 from kho_inspect.model import FaultKind, Handover, RootFdt, Source
 from kho_inspect.ownership import account, unclaimed
 from kho_inspect.preserved import ChunkList, Preserved, RadixTree
@@ -36,6 +38,8 @@ class Options:
     page_size: str = "auto"
     """``auto`` or a key of ``geometry.PAGE_SHIFTS``."""
     assume_abi: str | None = None
+    live: bool = False
+    """The dump is a kcore, the DTB a debugfs (by default the running kernel's own)."""
     lenient: bool = False
     """Go on where the next kernel would not: unknown ABI, tree outside the dump. For ``check``."""
 
@@ -55,12 +59,20 @@ def open_inputs(
 ) -> tuple[PhysicalMemory, RootFdt]:
     """The two files, opened and understood, before anything is walked. Raises as inspect does."""
     options = options or Options()
-    memory = open_memory(dump, format_name=options.format, base=options.base, blocks=options.blocks)
+    memory = open_dump(dump, options)
+    if options.live:
+        dtb = live_fdt(dtb or DEBUGFS)
     if dtb is None:
-        root = locate_root_fdt(memory, options.assume_abi)
-    else:
-        root = read_root_fdt(dtb, memory, options.assume_abi, accept_unknown=options.lenient)
+        return memory, locate_root_fdt(memory, options.assume_abi)
+    root = read_root_fdt(dtb, memory, options.assume_abi, accept_unknown=options.lenient)
     return memory, root
+
+
+def open_dump(dump: str, options: Options) -> PhysicalMemory:
+    """The memory alone. Raises UnreadableInputError."""
+    if options.live:
+        return open_kcore(dump)
+    return open_memory(dump, format_name=options.format, base=options.base, blocks=options.blocks)
 
 
 def inspect_memory(

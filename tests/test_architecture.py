@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"render"}),
     frozenset({"checking"}),
     frozenset({"rules", "inspection"}),
-    frozenset({"root_fdt", "extraction", "address", "scratch", "packing"}),
+    frozenset({"root_fdt", "extraction", "address", "scratch", "packing", "live"}),
     frozenset({"locate", "decoders", "ownership"}),
     frozenset({"walk"}),
     frozenset({"memory", "fdt"}),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.model import Handover, RootFdt
 
+KCORE = "/proc/kcore"
 FORMATS = ("auto", "raw", "elf")
 """As in ``memory.FORMATS``, which is not imported for the sake of ``--help``; a test compares."""
 
@@ -63,6 +64,8 @@ class Input:
     dump: str
     dtb: str | None
     """None: look for it in the dump."""
+    live: bool
+    """Read the running kernel instead; dump and dtb are then its kcore and debugfs."""
     format: str
     base: PhysAddr
     maps: tuple[tuple[int, int, int], ...]
@@ -77,6 +80,7 @@ class Input:
         from kho_inspect.memory import RamBlock
 
         return Options(
+            live=self.live,
             format=self.format,
             base=self.base,
             blocks=tuple(RamBlock(*parts) for parts in self.maps),
@@ -86,17 +90,12 @@ class Input:
 
     def open_memory(self) -> PhysicalMemory:
         """Open the dump alone."""
-        from kho_inspect.memory import RamBlock, open_memory
+        from kho_inspect.inspection import open_dump
 
-        return open_memory(
-            self.dump,
-            format_name=self.format,
-            base=self.base,
-            blocks=[RamBlock(*parts) for parts in self.maps],
-        )
+        return open_dump(self.dump, self.options())
 
     def open(self) -> tuple[PhysicalMemory, RootFdt]:
-        """Open both files."""
+        """Open both files, or the running kernel."""
         from kho_inspect.inspection import open_inputs
 
         return open_inputs(self.dump, self.dtb, self.options())
@@ -135,11 +134,14 @@ def exit_status(handover: Handover) -> int:
     return exit_codes.FINDINGS if handover.faults else exit_codes.CLEAN
 
 
-_DUMP = click.argument("dump")
+_DUMP = click.argument("dump", required=False)
 _DTB = click.argument("dtb")
 _OPTIONAL_DTB = click.argument("dtb", required=False)
 
 _DUMP_OPTIONS = (
+    click.option(
+        "--live", is_flag=True, help="Read the running kernel: /proc/kcore and debugfs, as root."
+    ),
     click.option(
         "--base", type=Address(), default=0, help="Physical address of a raw dump's first byte."
     ),
@@ -210,6 +212,10 @@ def _with_input(
         common = {name: params.pop(name, defaults.get(name)) for name in _FIELDS}
         if common["dtb"] == "-":
             common["dtb"] = None
+        if common["live"] and common["dump"] in (None, "-"):
+            common["dump"] = KCORE
+        if common["dump"] is None:
+            raise click.UsageError("Missing argument 'DUMP'.")
         return function(Input(**common), **params)
 
     decorated: Callable[..., int] = wrapper

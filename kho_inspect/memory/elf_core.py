@@ -10,7 +10,7 @@ from typing import Any
 
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.layouts import elf
-from kho_inspect.memory.files import MappedFile
+from kho_inspect.memory.files import DumpFile
 from kho_inspect.memory.mapped import MappedMemory, RamBlock, in_file
 from kho_inspect.units import Extent
 
@@ -18,7 +18,7 @@ NO_PADDR = (1 << 64) - 1
 """p_paddr of a /proc/kcore segment that is virtual only (vmalloc, vmemmap)."""
 
 
-def open_elf(file: MappedFile) -> MappedMemory:
+def open_elf(file: DumpFile) -> MappedMemory:
     """Raises UnreadableInputError when the file is not an ELF64 core of physical memory."""
     segments = _load_segments(file, _header(file))
     if not len(segments):
@@ -44,7 +44,7 @@ def open_elf(file: MappedFile) -> MappedMemory:
     )
 
 
-def _header(file: MappedFile) -> Any:
+def _header(file: DumpFile) -> Any:
     def refuse(message: str, hint: str | None = None) -> UnreadableInputError:
         return UnreadableInputError(f"{file.path}: {message}", hint=hint, source=file.path)
 
@@ -66,7 +66,7 @@ def _header(file: MappedFile) -> Any:
     return header
 
 
-def _load_segments(file: MappedFile, header: Any) -> Any:
+def _load_segments(file: DumpFile, header: Any) -> Any:
     """The PT_LOAD program headers that carry a physical address, as a structured array."""
     import numpy as np
 

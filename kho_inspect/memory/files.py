@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kho_inspect.errors import UnreadableInputError
 
@@ -47,6 +47,35 @@ def read_head(path: str, limit: int) -> bytes:
             raise UnreadableInputError(
                 f"cannot read {path}: {error.strerror}", source=path
             ) from error
+
+
+class View(Protocol):
+    """Bytes of a file by their offset."""
+
+    def __getitem__(self, part: slice, /) -> memoryview:
+        """The bytes ``start:stop``, fewer where the file ends."""
+
+
+class DumpFile(Protocol):
+    """What the readers of all formats need of a file."""
+
+    @property
+    def path(self) -> str:
+        """As the user named it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def view(self) -> View:
+        """The contents."""
+
+    def data_extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of file range ``start..end`` that are not holes of a sparse file."""
+
+    def forget(self, start: int, end: int) -> None:
+        """Give the memory of a range back; the contents stay."""
 
 
 class MappedFile:

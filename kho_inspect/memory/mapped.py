@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kho_inspect.errors import NotStoredMemoryError, OutsideMemoryError
 from kho_inspect.memory.base import Presence
-from kho_inspect.memory.files import MappedFile
+from kho_inspect.memory.files import DumpFile
 from kho_inspect.units import Extent, PhysAddr, human_size
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class MappedMemory:
 
     def __init__(
         self,
-        file: MappedFile,
+        file: DumpFile,
         format_name: str,
         blocks: Iterable[RamBlock],
         *,
@@ -168,6 +168,6 @@ class MappedMemory:
                     self._file.forget(at, stop)
 
 
-def in_file(file: MappedFile, block: RamBlock) -> RamBlock:
+def in_file(file: DumpFile, block: RamBlock) -> RamBlock:
     """The part of ``block`` that the file really holds."""
     return RamBlock(block.paddr, block.offset, max(0, min(block.size, file.size - block.offset)))
