@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kho_inspect.preserved import RadixTree
+from kho_inspect.preserved import ChunkList, RadixTree
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.radix import Step, look_up
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kho_inspect.memory import PhysicalMemory, Presence
     from kho_inspect.model import Blob, Handover
     from kho_inspect.ownership import OwnerIndex
@@ -44,6 +46,8 @@ class AddressInfo:
     """The preserved blocks that hold it; empty when it is not preserved."""
     paths: tuple[KeyPath, ...]
     """One per block; for an address that is not preserved, where the order-0 key ends."""
+    chunks: tuple[str, ...]
+    """kho-v1: chunk, bitmap and bit of each block."""
     blob: Blob | None
     """The sub-node blob that it lies in."""
     node_level: int | None
@@ -82,6 +86,7 @@ def describe_address(
         memory.presence(paddr),
         blocks,
         tuple(paths),
+        tuple(place for block in blocks for place in _chunk_places(handover, block)),
         blob,
         _node_level(handover, page),
         tuple(
@@ -91,6 +96,20 @@ def describe_address(
             for claimed in index.owners(page >> geometry.shift, (page >> geometry.shift) + 1)
         ),
     )
+
+
+def _chunk_places(handover: Handover, block: Block) -> Iterator[str]:
+    """Where a kho-v1 map records a block."""
+    if not isinstance(handover.tree, ChunkList):
+        return
+    bits = 8 * handover.tree.bitmap_size
+    for number, chunk in enumerate(handover.tree.chunks):
+        if chunk.order != block.order:
+            continue
+        for start, bitmap in zip(chunk.phys_start.tolist(), chunk.bitmap.tolist(), strict=True):
+            bit = (block.paddr - start) // block.size
+            if 0 <= bit < bits:
+                yield f"chunk {number} at {chunk.paddr:#x} → bitmap {bitmap:#x} bit {bit}"
 
 
 def _node_level(handover: Handover, page: PhysAddr) -> int | None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli import DTB, DUMP, OUT_DTB, REPO, kho_inspect
 
+V1, V1_DTB = "samples/x86_64-kho-v1.elf", "samples/x86_64-kho-v1.dtb"
 GOLDEN = REPO / "tests" / "golden"
 
 CASES: dict[str, tuple[int, list[str]]] = {
@@ -39,6 +40,12 @@ CASES: dict[str, tuple[int, list[str]]] = {
     "ranges-owners": (80, ["ranges", DUMP, DTB, "--owners"]),
     "addr": (80, ["addr", DUMP, DTB, "0x6d3010", "0x6f1000", "0x100000", "0x4a9000", "0x719004"]),
     "addr-json": (80, ["addr", DUMP, DTB, "0x719004", "--json"]),
+    "show-v1": (80, [V1, V1_DTB]),
+    "tree-v1": (80, ["tree", V1, V1_DTB]),
+    "tree-v1-json": (80, ["tree", V1, V1_DTB, "--json"]),
+    "addr-v1": (80, ["addr", V1, V1_DTB, "0x508000"]),
+    "locate": (80, ["locate", DUMP]),
+    "show-located": (80, [DUMP]),
     "help": (80, ["--help"]),
     "help-show": (80, ["show", "--help"]),
 }

@@ -40,6 +40,8 @@ def _rows(geometry: PageGeometry, info: AddressInfo) -> Iterator[tuple[str, str]
         yield "", "dangling: claimed, but not preserved, so it will be overwritten"
     for path in info.paths:
         yield from _path_rows(geometry, path)
+    for place in info.chunks:
+        yield "map", place
     if info.blob is not None and info.blob.paddr is not None:
         yield "sub-node", f"{info.blob.name}, byte {info.paddr - info.blob.paddr}"
     if info.node_level is not None:

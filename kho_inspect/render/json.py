@@ -318,6 +318,7 @@ def _address(handover: Handover, info: AddressInfo) -> Document:
             for block in info.blocks
         ],
         "paths": [_key_path(handover, path) for path in info.paths],
+        "chunks": list(info.chunks),
         "blob": info.blob.name if info.blob else None,
         "node_level": info.node_level,
         "owners": [
