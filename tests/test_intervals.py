@@ -63,3 +63,50 @@ def test_the_empty_set_covers_nothing() -> None:
     assert intervals.total(intervals.empty()) == 0
     assert not intervals.covers(intervals.empty(), 0, 1)
     assert members(intervals.merge(*intervals.empty())) == set()
+
+
+def canonical(found: Intervals) -> bool:
+    """Whether a set is merged: sorted, disjoint and not even touching."""
+    starts, ends = found
+    return bool(np.all(starts < ends) and np.all(ends[:-1] < starts[1:]))
+
+
+@settings(max_examples=200)
+@given(pairs, pairs)
+def test_intersection_and_difference(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> None:
+    one, two = (intervals.merge(*intervals.from_pairs(given_pairs)) for given_pairs in (a, b))
+    common, rest = intervals.intersect(one, two), intervals.subtract(one, two)
+    assert members(common) == model(a) & model(b)
+    assert members(rest) == model(a) - model(b)
+    assert canonical(common)
+    assert canonical(rest)
+
+
+@given(pairs, st.lists(points, max_size=20))
+def test_contains_and_length_below(found: list[tuple[int, int]], where: list[int]) -> None:
+    merged = intervals.merge(*intervals.from_pairs(found))
+    at = np.array(where, dtype=np.int64)
+    inside = model(found)
+    assert intervals.contains(merged, at).tolist() == [point in inside for point in where]
+    below = [sum(point < limit for point in inside) for limit in where]
+    assert intervals.length_below(merged, at).tolist() == below
+
+
+@settings(max_examples=200)
+@given(pairs)
+def test_overlaps_are_what_two_or_more_share(found: list[tuple[int, int]]) -> None:
+    starts, ends = intervals.from_pairs(found)
+    shared = intervals.overlaps(starts, ends)
+    kept = [range(start, end) for start, end in found]
+    assert members(shared) == {
+        point for point in range(61) if sum(point in one for one in kept) >= 2
+    }
+    assert canonical(shared)
+
+
+def test_operations_with_the_empty_set() -> None:
+    none, some = intervals.empty(), intervals.from_pairs([(2, 5)])
+    assert members(intervals.intersect(none, some)) == set()
+    assert members(intervals.subtract(some, none)) == {2, 3, 4}
+    assert members(intervals.subtract(none, some)) == set()
+    assert members(intervals.overlaps(*none)) == members(intervals.overlaps(*some)) == set()
