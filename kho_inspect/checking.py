@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from kho_inspect import fdt
 from kho_inspect.abi import Abi
+from kho_inspect.claims import ClaimLog
 from kho_inspect.errors import FdtError
 from kho_inspect.expectations import Expectation
 from kho_inspect.inspection import Options, inspect_memory, open_inputs
@@ -14,9 +15,10 @@ from kho_inspect.locate import Located, locate
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.files import read_head
 from kho_inspect.model import Handover, Scratch
+from kho_inspect.ownership import account
 from kho_inspect.rules.case import Case
 from kho_inspect.scratch import boot_dtb_pointer, read_scratch
-from kho_inspect.units import Extent
+from kho_inspect.units import Extent, PhysAddr
 
 MAX_SCANNED = 4 << 30
 """Bytes of stored memory that are searched for the FDT, and for what points to it."""
@@ -60,7 +62,7 @@ def build_case(memory: PhysicalMemory, handover: Handover, check: CheckOptions) 
     if handover.fdt.paddr is None:
         # Not where kho_init would have it: unpreserved, or claimed by somebody else.
         copies = (found.paddr for found in located.fdts if found.data == handover.fdt.data)
-        handover = replace(handover, fdt=replace(handover.fdt, paddr=next(copies, None)))
+        handover = _with_fdt(handover, next(copies, None))
     if check.scratch:
         entries = tuple((extent.start, extent.size) for extent in check.scratch)
         scratch: Scratch | None = Scratch(entries, "--scratch", None)
@@ -71,3 +73,18 @@ def build_case(memory: PhysicalMemory, handover: Handover, check: CheckOptions) 
         named = [one for one in located.pointers if one.fdt == handover.fdt.paddr]
         scratch = read_scratch(memory, named)
     return Case(handover, None, check.target, check.target_name, scratch, check.expectations)
+
+
+def _with_fdt(handover: Handover, paddr: PhysAddr | None) -> Handover:
+    """The same with its root FDT at ``paddr``, which then is the FDT's own memory."""
+    if paddr is None:
+        return handover
+    claims = ClaimLog(handover.geometry.shift)
+    claims.add("KHO", "root FDT", paddr, handover.geometry.page_size)
+    everything = (*handover.claims, *claims.claims)
+    return replace(
+        handover,
+        fdt=replace(handover.fdt, paddr=paddr),
+        claims=everything,
+        ownership=account(handover.preserved, everything),
+    )

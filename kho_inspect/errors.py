@@ -76,3 +76,7 @@ class OutsideMemoryError(MissingMemoryError):
 
 class NotStoredMemoryError(MissingMemoryError):
     """The range exists on the machine, but its bytes are not in the dump."""
+
+
+class ExcludedMemoryError(NotStoredMemoryError):
+    """The range exists on the machine; whoever wrote the dump left it out on purpose."""

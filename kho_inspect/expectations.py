@@ -113,7 +113,7 @@ def _assertion(kind: str, value: Any, file: str, line: int) -> Expectation:
 
 
 def _entries(key: str, value: Any, file: str, lines: _Lines) -> list[Expectation]:
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise ExpectationError(f"{file}: {key} should be written as [[{key}]]", source=file)
     found = []
     for number, entry in enumerate(value):

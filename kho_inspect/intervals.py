@@ -73,7 +73,10 @@ def _where(
     a: Intervals, b: Intervals, keep: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Any]
 ) -> Intervals:
     """Cut the line at every bound of either set, keep the pieces that ``keep`` says."""
-    cuts = np.unique(np.concatenate([*a, *b]))
+    # Two sorted runs per set, which a stable sort merges; np.unique would hash them, slowly.
+    cuts = np.sort(np.concatenate([*a, *b]), kind="stable")
+    if len(cuts):
+        cuts = cuts[np.append(True, cuts[1:] != cuts[:-1])]
     kept = keep(contains(a, cuts), contains(b, cuts))
     change = np.flatnonzero(np.diff(kept, prepend=False, append=False))
     return cuts[change[0::2]], cuts[change[1::2]]

@@ -50,6 +50,7 @@ class FaultKind(StrEnum):
     VMALLOC_TOO_LONG = "vmalloc-too-long"
     VMALLOC_COUNT = "vmalloc-count"
     VMALLOC_MISALIGNED = "vmalloc-misaligned"
+    VMALLOC_DUPLICATE = "vmalloc-duplicate"
     VMALLOC_FLAGS = "vmalloc-flags"
     VMALLOC_ORDER = "vmalloc-order"
     BLOCK_OUTSIDE = "block-outside"
@@ -62,6 +63,8 @@ class FaultKind(StrEnum):
     LUO_ARRAY_MISSING = "luo-array-missing"
     LUO_ARRAY_NOT_STORED = "luo-array-not-stored"
     LUO_COUNT = "luo-count"
+    LUO_FLB = "luo-flb"
+    LUO_SHARED = "luo-shared"
     MEMFD_MISSING = "memfd-missing"
     MEMFD_NOT_STORED = "memfd-not-stored"
     MEMFD_FOLIOS = "memfd-folios"
@@ -253,7 +256,11 @@ class Scratch:
     @property
     def areas(self) -> tuple[Extent, ...]:
         """The entries that are areas at all."""
-        return tuple(Extent(addr, addr + size) for addr, size in self.entries if size)
+        return tuple(
+            Extent(addr, addr + size)
+            for addr, size in self.entries
+            if size and addr + size <= 1 << 64
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,3 +172,10 @@ def vmalloc_chunk_unpreserved(it: Reference) -> Seen:
     file = it.memfds[422]
     it.clear(file.chunk)
     return Seen(file.chunk, f"{file.owner} / folio table vmalloc chunk", "is not preserved")
+
+
+@broken("KHO423", "error", "LUO/memfds/414", blind=True)
+def vmalloc_duplicate(it: Reference) -> Seen:
+    file = it.memfds[414]
+    it.image.write_u64(file.chunk + 16, file.table[0])
+    return Seen(file.table[0], f"{file.path} → folios", "which stands there before")

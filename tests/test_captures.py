@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import lzma
 from pathlib import Path
 
 import pytest
 
-from kho_inspect.errors import NotAHandoverError, UnreadableInputError
+from kho_inspect.errors import NotAHandoverError
 from kho_inspect.inspection import Options, inspect
 from kho_inspect.memory import RamBlock
 from kho_inspect.model import Handover
@@ -146,13 +145,3 @@ def test_a_core_that_qemu_wrote_gives_the_same_as_its_raw_dump(tmp_path: Path) -
     core = inspect(str(tmp_path / "dump.elf"), dtb)
     assert core.source.format == "elf"
     assert plain(core) == plain(inspect(str(tmp_path / "dump.raw"), dtb))
-
-
-def test_a_kdump_is_named_as_such(tmp_path: Path) -> None:
-    packed = HOME / "x86_64-kho-v2" / "dump.kdump-zlib.xz"
-    if not packed.is_file():
-        pytest.skip(f"no capture at {packed}: set KHO_CAPTURES to the folder of captures")
-    dump = tmp_path / "dump.kdump"
-    dump.write_bytes(lzma.decompress(packed.read_bytes()))
-    with pytest.raises(UnreadableInputError, match="kdump"):
-        inspect(str(dump), str(packed.with_name("kho.dtb")))

@@ -103,7 +103,7 @@ def test_what_is_not_checked_says_why() -> None:
         "error",
         "warning",
         "info",
-        pytest.param("never"),
+        "never",
     ],
 )
 def test_junit(level: str, damaged: tuple[Path, Path]) -> None:

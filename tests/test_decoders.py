@@ -294,7 +294,6 @@ def test_kho_test_folios_and_checksum(shift: int, inline: bool) -> None:
     assert (found.folios_info is None) == inline
 
 
-@pytest.mark.xfail(strict=True, reason="below 16 GiB both read as known vmalloc flags")
 def test_an_array_of_two_folios_is_not_taken_for_a_descriptor() -> None:
     """Two entries are 16 bytes, like a kho_vmalloc; but that one would have total_pages 1."""
     image = Image()

@@ -85,11 +85,10 @@ def test_an_index_beyond_all_disks_costs_none(tmp_path: Path) -> None:
     image.write_u64(made.area.pieces[0] + 8, 1 << 38)
     case = one_memfd(tmp_path, image, made)
     result = in_process("extract", *case.files, "LUO", "-o", case.out)
-    assert result.status in (0, 3)
+    assert result.status in (0, 1)
     assert disk_use(case.out) < 1 << 20
 
 
-@pytest.mark.xfail(strict=True, reason="an item that no file can hold ends the whole extraction")
 @pytest.mark.parametrize("what", ["region", "blob", "kho_test", "memfd"])
 def test_one_impossible_size_does_not_cost_the_others(tmp_path: Path, what: str) -> None:
     image = Image()
@@ -129,7 +128,6 @@ def test_one_block_named_thousands_of_times_stays_within_the_budget(tmp_path: Pa
     assert {gap["why"] for gap in item["gaps"]} == {"more than the dump holds"}
 
 
-@pytest.mark.xfail(strict=True, reason="holes are hashed for each file anew, without a budget")
 def test_many_large_holes_are_not_all_hashed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +192,6 @@ def test_a_range_outside_memory_is_a_gap_and_exit_1(tmp_path: Path) -> None:
         (case.out / item["file"]).unlink()
 
 
-@pytest.mark.xfail(strict=True, reason="one page that is missing costs up to 4 MiB around it")
 @pytest.mark.parametrize("order", [3, 5])
 def test_only_the_missing_page_of_a_folio_is_missing(tmp_path: Path, order: int) -> None:
     image = Image()

@@ -130,7 +130,6 @@ def test_two_sessions_with_one_name_both_come_out(tmp_path: Path) -> None:
     assert [case.content(item) for item in found.values()] == [b"0", b"1"]
 
 
-@pytest.mark.xfail(strict=True, reason="a number given to a duplicate may be a name already")
 @pytest.mark.parametrize("names", [("x", "x", "x#2"), ("x#2", "x", "x")])
 def test_a_numbered_duplicate_collides_with_nobody(tmp_path: Path, names: tuple[str, ...]) -> None:
     image = Image()

@@ -89,7 +89,6 @@ def bounded(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setitem(FILE_DECODERS, "memfd-v2", counted)
 
 
-@pytest.mark.xfail(strict=True, raises=TooMuchError, reason="each session reads the list anew")
 @pytest.mark.parametrize("abi", ["kho-v3", "kho-v4"])
 def test_many_sessions_over_one_list_of_files(monkeypatch: pytest.MonkeyPatch, abi: str) -> None:
     image = Image(12, abi)
@@ -104,7 +103,6 @@ def test_many_sessions_over_one_list_of_files(monkeypatch: pytest.MonkeyPatch, a
     look(image, dtb)
 
 
-@pytest.mark.xfail(strict=True, reason="each file reads the table anew")
 def test_many_files_over_one_table_of_folios() -> None:
     image = Image()
     made = write.memfd(image, b"", extra=[(0, at) for at in range(40 * 256)])
@@ -114,7 +112,6 @@ def test_many_files_over_one_table_of_folios() -> None:
     assert 16 * entries <= PAGE * len(image.pages)
 
 
-@pytest.mark.xfail(strict=True, reason="a piece is read as often as the area names it")
 def test_a_table_of_one_piece_named_many_times() -> None:
     image = Image()
     piece = image.alloc(64, 64 * PAGE)

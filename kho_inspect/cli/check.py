@@ -129,7 +129,7 @@ def command(
         from kho_inspect.render import machine
 
         if report == "junit":
-            write_text(machine.junit(verdict, given.dump, Severity(min(threshold, 3))))
+            write_text(machine.junit(verdict, given.dump, threshold))
         else:
             writer = machine.sarif if report == "sarif" else machine.github
             write_text(writer(verdict, given.dump))

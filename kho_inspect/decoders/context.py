@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kho_inspect.memory import Presence
+from kho_inspect.model import FaultKind
 from kho_inspect.units import PhysAddr
-from kho_inspect.walk.vmalloc import VmallocDescriptor, walk_vmalloc
+from kho_inspect.walk.vmalloc import VmallocDescriptor, read_area, walk_vmalloc
 
 if TYPE_CHECKING:
     from kho_inspect.claims import ClaimLog
@@ -30,6 +32,38 @@ class Context:
     faults: FaultLog
     file_decoders: Mapping[str, FileDecoder]
     """``luo_file_ser.compatible`` → decoder of that handler's data."""
+    followed: dict[PhysAddr, tuple[str, str]] = field(default_factory=dict)
+    """Lists and descriptors that were followed, with owner and path: none is followed twice."""
+    table_budget: list[int] = field(default_factory=list)
+    """Bytes of tables that may still be read, in one cell: no more than the dump stores."""
+
+    def is_first(self, paddr: PhysAddr, owner: str, what: str, path: str) -> bool:
+        """Whether nobody followed this pointer before.
+
+        That somebody else did is a fault; a copy of an entry, with its owner's very name, is one
+        of another kind.
+        """
+        if self.memory.presence(paddr) is not Presence.STORED:
+            return True  # leads nowhere, and whoever follows it will say so
+        first, where = self.followed.setdefault(paddr, (owner, path))
+        if where == path:
+            return True
+        if first != owner:
+            self.faults.add(
+                FaultKind.LUO_SHARED,
+                f"{what} at {paddr:#x} belongs to two: {first} and {owner}",
+                paddr=paddr,
+                path=path,
+            )
+        return False
+
+    def read_table(self, area: VmallocArea, size: int) -> bytes:
+        """The first ``size`` bytes of an area, fewer where the dump could not hold so many."""
+        if not self.table_budget:
+            self.table_budget.append(sum(extent.size for extent in self.memory.stored))
+        held = read_area(self.memory, self.geometry, area, min(size, self.table_budget[0]))
+        self.table_budget[0] -= len(held)
+        return held
 
     def vmalloc(
         self, descriptor: VmallocDescriptor, path: str, owner: str, what: str

@@ -14,7 +14,7 @@ from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc
 from kho_inspect.model import FaultKind
 from kho_inspect.units import human_size
 from kho_inspect.walk.faults import missing_kind
-from kho_inspect.walk.vmalloc import parse_vmalloc, read_area
+from kho_inspect.walk.vmalloc import parse_vmalloc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,7 +88,7 @@ def _folios_info(
     if len(raw) != kho_vmalloc.sizeof() or _is_array(raw, nr_folios):
         return None, np.frombuffer(raw, dtype="<u8")
     area = context.vmalloc(parse_vmalloc(raw), f"{path}/folios_info", owner, "folios_info")
-    held = read_area(context.memory, context.geometry, area, 8 * nr_folios)
+    held = context.read_table(area, 8 * nr_folios)
     if len(held) < 8 * nr_folios:
         context.faults.add(
             FaultKind.KHO_TEST_FOLIOS,
@@ -99,9 +99,10 @@ def _folios_info(
 
 
 def _is_array(raw: bytes, nr_folios: int) -> bool:
-    """Two array entries and one kho_vmalloc are both 16 bytes: only flags tell them apart."""
-    known = parse_vmalloc(raw).flags & ~sum(KHO_VMALLOC_FLAGS) == 0
-    return nr_folios == 2 and not known
+    """Two array entries and one kho_vmalloc are both 16 bytes, but two entries fill one page."""
+    area = parse_vmalloc(raw)
+    known = area.flags & ~sum(KHO_VMALLOC_FLAGS) == 0
+    return nr_folios == 2 and not (known and area.total_pages == 1)
 
 
 def _checksum(context: Context, phys: NDArray[np.uint64], order: I64, total: int) -> int | None:

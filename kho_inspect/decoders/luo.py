@@ -94,8 +94,6 @@ def _bad_property(context: Context, name: str, path: str) -> None:
 
 
 def _files_of_array(context: Context, session: Any, owner: str, path: str) -> list[Any]:
-    if not session.files:
-        return []
     size = layout.LUO_FILE_PGCNT << context.geometry.shift
     context.claims.add(owner, "file array", session.files, size)
     return _read_entries(context, session.files, session.count, layout.luo_file_ser, size, path)
@@ -161,7 +159,10 @@ def _sessions(
         here = f"{path} → session {number}"
         name = _c_string(entry.name)
         owner = f"{OWNER} / session {name}"
-        files = _files(context, files_of(context, entry, owner, here), owner, here)
+        listed: list[Any] = []
+        if entry.files and context.is_first(entry.files, owner, "file list", here):
+            listed = files_of(context, entry, owner, here)
+        files = _files(context, listed, owner, here)
         sessions.append(LuoSession(name, entry.name, entry.files, entry.count, files, here))
     return tuple(sessions)
 
@@ -173,7 +174,9 @@ def _files(context: Context, entries: Sequence[Any], owner: str, path: str) -> t
         compatible = _c_string(entry.compatible)
         decoder = context.file_decoders.get(compatible)
         name = f"{owner} / file {entry.token:#x}"
-        content = decoder(context, entry.data, name, here) if decoder else None
+        content = None
+        if decoder and context.is_first(entry.data, name, "descriptor", here):
+            content = decoder(context, entry.data, name, here)
         files.append(LuoFile(compatible, entry.data, entry.token, content, here))
     return tuple(files)
 
@@ -188,6 +191,15 @@ def _flbs(context: Context, paddr: PhysAddr, path: str) -> tuple[LuoFlb, ...]:
         pgcnt = parse_record(header, context.memory.read(paddr, header.sizeof())).pgcnt
     except MissingMemoryError as error:
         _array_missing(context, error, here)
+        return ()
+    if pgcnt > layout.LUO_FLB_MAX_PGCNT:
+        context.faults.add(
+            FaultKind.LUO_FLB,
+            f"FLB array counts {pgcnt:,} pages, should be at most {layout.LUO_FLB_MAX_PGCNT}",
+            paddr=paddr,
+            path=here,
+        )
+        context.claims.add(OWNER, "FLB array", paddr, 1)
         return ()
     size = pgcnt << context.geometry.shift
     context.claims.add(OWNER, "FLB array", paddr, size)

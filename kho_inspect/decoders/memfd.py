@@ -18,7 +18,6 @@ from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.model import FaultKind
 from kho_inspect.units import PhysAddr, plural
 from kho_inspect.walk.faults import missing_kind
-from kho_inspect.walk.vmalloc import read_area
 
 if TYPE_CHECKING:
     from kho_inspect.decoders.context import Context, FileDecoder
@@ -69,12 +68,13 @@ def _decoder(compatible: str) -> FileDecoder:
 def _read_table(context: Context, area: VmallocArea, nr_folios: int, path: str) -> Folios:
     room = (area.pages << context.geometry.shift) // _FOLIO.itemsize
     size = min(nr_folios, room) * _FOLIO.itemsize
-    held = read_area(context.memory, context.geometry, area, size)
+    held = context.read_table(area, size)
     entries = np.frombuffer(held[: len(held) // _FOLIO.itemsize * _FOLIO.itemsize], dtype=_FOLIO)
     if len(entries) < nr_folios:
         context.faults.add(
             FaultKind.MEMFD_FOLIOS,
-            f"memfd has nr_folios {nr_folios:,}, its table gives {plural(len(entries), 'entry')}",
+            f"memfd has nr_folios {nr_folios:,}, its table gives "
+            f"{plural(len(entries), 'entry', 'entries')}",
             paddr=area.first or None,
             path=path,
         )

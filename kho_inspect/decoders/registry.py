@@ -24,7 +24,8 @@ FILE_DECODERS: dict[str, FileDecoder] = {**memfd.FILE_DECODERS}
 def decode_blob(context: Context, blob: Blob) -> Blob:
     """The blob with its content, when a decoder knows it; its memory is claimed in any case."""
     if blob.paddr is not None and blob.size is not None:
-        context.claims.add(blob.name, "blob", blob.paddr, blob.size)
+        # A size that could not be read is no measure of what the blob owns.
+        context.claims.add(blob.name, "blob", blob.paddr, blob.size if blob.stored else 1)
     if not blob.stored:
         return blob
     for decoder in BLOB_DECODERS:

@@ -9,6 +9,9 @@ LUO_SESSION_PGCNT = 16
 LUO_FILE_PGCNT = 2
 """luo-v1: pages of a session's file array."""
 
+LUO_FLB_MAX_PGCNT = 16
+"""Far more than any writer uses (one): above, a ``pgcnt`` is damage."""
+
 luo_ser = Struct(
     "compatible" / Bytes(8),
     "liveupdate_num" / Int64ul,

@@ -112,7 +112,10 @@ def _ownership(handover: Handover) -> Document:
             {"owner": owner.name, "bytes": owner.bytes, "blocks": owner.blocks}
             for owner in ownership.owners
         ),
-        "orphans": _claimed_ranges(handover, ownership.orphans),
+        "orphans": (
+            {"start": hex(extent.start), "end": hex(extent.end), "bytes": extent.size}
+            for extent in ownership.extents(ownership.orphans)
+        ),
         "dangling": _claimed_ranges(handover, ownership.dangling),
         "shared": _claimed_ranges(handover, ownership.shared),
     }

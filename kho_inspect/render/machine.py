@@ -55,8 +55,8 @@ def check_document(verdict: Verdict, dump: str, dtb: str | None) -> dict[str, An
     }
 
 
-def junit(verdict: Verdict, dump: str, fail_on: Severity) -> Iterator[str]:
-    """One test case per rule; findings at or above ``fail_on`` are failures."""
+def junit(verdict: Verdict, dump: str, fail_on: int) -> Iterator[str]:
+    """One test case per rule; findings of severity ``fail_on`` and above are failures."""
     skipped = {one.code: one.why for one in verdict.not_checked}
     found: dict[str, list[Finding]] = {}
     for finding in verdict.findings:

@@ -39,9 +39,12 @@ class Need(Enum):
     TREE = "the preserved-memory map could not be read"
     TRUSTED = "the dump was taken too late: memory has been recycled (KHO201)"
     SCRATCH = "no scratch table: --scratch START+LEN, or --boot-dtb FILE"
+    SOUND_SCRATCH = "the scratch table is malformed (KHO304)"
     TARGET = "no --target given"
     FDT_IN_MEMORY = "the root FDT was not found in the dump"
-    ALL_CLAIMS = "damage or unknown content hides what some memory is for"
+    ALL_CLAIMS = (
+        "what some memory is for is hidden: damage, unknown content, or sessions not serialized"
+    )
     EXPECTATIONS = "no --expect given"
 
 

@@ -17,6 +17,9 @@ RULES: tuple[Rule, ...] = tuple(
 
 BY_CODE: dict[str, Rule] = {rule.code: rule for rule in RULES}
 
+ORPHANS = "KHO308"
+"""Given up where a damaged structure may be why memory looks unowned: one cause, told once."""
+
 ASKED_FOR = frozenset({Need.TARGET, Need.EXPECTATIONS})
 """Rules that need these are only for those who ask: not to be told of otherwise."""
 
@@ -74,5 +77,15 @@ def judge(case: Case, wanted: Callable[[str], bool] = lambda code: True) -> Verd
             continue
         checked += 1
         findings.extend(rule.run(case))
+    if any(_hides_owners(finding) for finding in findings):
+        if any(finding.code == ORPHANS for finding in findings):
+            not_checked.append(NotChecked(ORPHANS, "what is damaged may have pointed to the rest"))
+            checked -= 1
+        findings = [finding for finding in findings if finding.code != ORPHANS]
     findings.sort(key=lambda finding: (-finding.severity, finding.code))
     return Verdict(tuple(findings), tuple(not_checked), checked)
+
+
+def _hides_owners(finding: Finding) -> bool:
+    """Whether it is about a structure that says what memory is for: KHO4xx, KHO5xx, KHO6xx."""
+    return finding.severity > Severity.INFO and finding.code[3] in "456"

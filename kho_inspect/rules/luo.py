@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from kho_inspect import intervals
 from kho_inspect.contents import Luo
-from kho_inspect.layouts.luo import LUO_SESSION_PGCNT
 from kho_inspect.model import FaultKind
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
-from kho_inspect.rules.case import Case
+from kho_inspect.rules.case import Case, is_sessions
 from kho_inspect.units import Extent, human_size, plural
 
 CATALOGUE = Catalogue(Need.FDT, Need.ABI, Need.TRUSTED)
@@ -140,8 +140,10 @@ def session_name_unterminated(case: Case) -> Iterator[Found]:
     Causes: an entry overwritten.
     Enforced by: ``luo_session_deserialize()`` copies with a bound: the name is cut.
     """
+    broken = {fault.path for fault in case.there.faults}
     for session in case.sessions():
-        if b"\0" not in session.raw_name:
+        junk = any(path.startswith(session.path) for path in broken)
+        if b"\0" not in session.raw_name and not junk:
             yield Found(
                 f"session name {session.name!r} is {len(session.raw_name)} bytes without a NUL, "
                 "should be 63 at the most",
@@ -234,18 +236,33 @@ def page_under_two_files(case: Case) -> Iterator[Found]:
     Causes: a folio table entry overwritten with a copy of another.
     Enforced by: ``kho_restore_folio()``: the second file fails, its folio has no head any more.
     """
+    yield from case.found(FaultKind.LUO_SHARED)
     shift = case.there.geometry.shift
-    for start, end in zip(*case.there.ownership.shared, strict=True):
-        first = int(start) << shift
-        chains = [one.chain(first, shift) for one in case.index.owners(int(start), int(end))]
-        if len(chains) > 1 and all(" / file " in chain for chain in chains):
-            extent = Extent(first, int(end) << shift)
-            yield Found(
-                f"{human_size(extent.size)} at {extent} belongs to two files: {chains[0]}; "
-                f"{chains[1]}",
-                first,
-                chains[0],
-            )
+    pages = intervals.subtract(case.ownership.shared, case.doubtful)
+    # A list or descriptor with two owners takes all that it leads to with it: told as one.
+    found: dict[tuple[str, str], tuple[int, Found]] = {}
+    for start, end in zip(*pages, strict=True):
+        paddr = int(start) << shift
+        claimants = case.index.owners(int(start), int(end))
+        owners = list(dict.fromkeys(one.claim.owner for one in claimants))
+        if len(owners) < 2 or not all(is_sessions(one.claim) for one in claimants):
+            continue
+        one, other = (next(c for c in claimants if c.claim.owner == name) for name in owners[:2])
+        kind = "sessions" if one.claim.what.startswith("file ") else "files"
+        sessions = tuple(name.partition(" / file ")[0] for name in owners[:2])
+        key = (sessions[0], sessions[1]) if sessions[0] != sessions[1] else (owners[0], owners[1])
+        rank = _DEPTH.get(one.claim.what, len(_DEPTH))
+        extent = Extent(paddr, int(end) << shift)
+        words = f"{human_size(extent.size)} at {extent} belongs to two {kind}: "
+        chain = one.chain(paddr, shift)
+        if key not in found or rank < found[key][0]:
+            told = Found(f"{words}{chain}; {other.chain(paddr, shift)}", paddr, chain)
+            found[key] = (rank, told)
+    yield from (told for _, told in found.values())
+
+
+_DEPTH = {"file block": 0, "file array": 0, "memfd descriptor": 1, "folio table": 2}
+"""Structures of a file, from the one that leads to the others down."""
 
 
 @rule("KHO515", Severity.ERROR, _DAMAGE)
@@ -265,15 +282,7 @@ def flb_malformed(case: Case) -> Iterator[Found]:
                 )
             elif counts.pop(flb.name, 0) > 1:
                 yield Found(f"several FLBs are called {flb.name!r}", None, flb.path)
-    for claim in case.there.claims:
-        pages = int(claim.ends[0] - claim.starts[0])
-        if claim.what == "FLB array" and pages > LUO_SESSION_PGCNT:
-            paddr = int(claim.starts[0]) << case.there.geometry.shift
-            yield Found(
-                f"FLB array is {plural(pages, 'page')}, should be at most {LUO_SESSION_PGCNT}",
-                paddr,
-                "/LUO → flbs",
-            )
+    yield from case.found(FaultKind.LUO_FLB)
 
 
 @rule("KHO516", Severity.ERROR, _DAMAGE, Need.TREE)

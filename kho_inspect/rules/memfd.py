@@ -12,7 +12,7 @@ from kho_inspect.contents import Memfd
 from kho_inspect.layouts.memfd import FOLIO_DIRTY, FOLIO_UPTODATE, MEMFD_SEALS
 from kho_inspect.model import FaultKind
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
-from kho_inspect.rules.case import Case
+from kho_inspect.rules.case import Case, file_owner
 from kho_inspect.units import human_size
 
 if TYPE_CHECKING:
@@ -102,9 +102,14 @@ def folios_beyond_table(case: Case) -> Iterator[Found]:
         for fault in case.there.faults
         if fault.kind not in (FaultKind.MEMFD_FOLIOS, FaultKind.VMALLOC_FLAGS)
     }
-    for found in case.found(FaultKind.MEMFD_FOLIOS):
-        if not any(path.startswith(f"{found.path} → folios") for path in broken):
-            yield found
+    lost = {found.path.rpartition(" / ")[0] for found in case.unpreserved("folio table")}
+    for session, file, memfd in case.memfds():
+        if file_owner(session, file) in lost:
+            continue
+        for found in case.found(FaultKind.MEMFD_FOLIOS):
+            area = any(path.startswith(f"{memfd.path} → folios") for path in broken)
+            if found.path == memfd.path and not area:
+                yield found
 
 
 @rule("KHO522", Severity.ERROR, _LOST, Need.TREE)
@@ -137,7 +142,7 @@ def folio_pfn_zero(case: Case) -> Iterator[Found]:
     Causes: an entry overwritten with zeros; nr_folios too high.
     Enforced by: ``memfd_luo_retrieve_folios()`` passes it over.
     """
-    for _, file, memfd in case.memfds():
+    for _, file, memfd in case.sound_memfds():
         bad = np.flatnonzero(memfd.table.pfn == 0)
         yield from _bad_folio(memfd, file.token, bad, "has pfn 0, should be a page frame")
 
@@ -161,12 +166,22 @@ def folios_overlap(case: Case) -> Iterator[Found]:
     Enforced by: ``shmem_add_to_page_cache()``: -EEXIST.
     """
     page = case.there.geometry.page_size
-    for _, file, memfd in case.memfds():
-        held, starts, ends, _ = _extents(memfd, page)
-        order = np.argsort(starts, kind="stable")
-        reach = np.maximum.accumulate(ends[order]) if len(order) else ends
-        bad = held[order][1:][starts[order][1:] < reach[:-1]]
+    for _, file, memfd in case.sound_memfds():
+        bad = _overlapping(memfd, page)
         yield from _bad_folio(memfd, file.token, bad, "overlaps another in the file")
+
+
+def _overlapping(memfd: Memfd, page: int) -> I64:
+    """The folios that stand where another does in the file."""
+    held, starts, ends, _ = _extents(memfd, page)
+    order = np.argsort(starts, kind="stable")
+    reach = np.maximum.accumulate(ends[order]) if len(order) else ends
+    return held[order][1:][starts[order][1:] < reach[:-1]]
+
+
+def last_page(memfd: Memfd, page: int) -> np.uint64:
+    """Pages of the file."""
+    return np.uint64(min(-(-memfd.size // page), (1 << 64) - 1))
 
 
 @rule("KHO526", Severity.WARNING, _TABLE)
@@ -178,9 +193,8 @@ def folio_beyond_size(case: Case) -> Iterator[Found]:
     Enforced by: nobody.
     """
     page = case.there.geometry.page_size
-    for _, file, memfd in case.memfds():
-        pages = min(-(-memfd.size // page), (1 << 64) - 1)
-        beyond = (memfd.table.pfn > 0) & (memfd.table.index >= np.uint64(pages))
+    for _, file, memfd in case.sound_memfds():
+        beyond = (memfd.table.pfn > 0) & (memfd.table.index >= last_page(memfd, page))
         words = f"starts beyond the file's size of {human_size(memfd.size)}"
         yield from _bad_folio(memfd, file.token, np.flatnonzero(beyond), words)
 
@@ -194,14 +208,17 @@ def file_gaps(case: Case) -> Iterator[Found]:
     Enforced by: nobody.
     """
     page = case.there.geometry.page_size
-    for _, file, memfd in case.memfds():
-        if len(memfd.table) < memfd.nr_folios:
-            continue  # KHO521, or an area that is broken itself
+    for _, file, memfd in case.sound_memfds():
+        table = memfd.table
+        if ((table.pfn == 0) | (table.order < 0)).any() or (
+            table.index >= last_page(memfd, page)
+        ).any():
+            continue  # how much of the file the folios cover is not known: another rule's finding
         _, starts, ends, pages = _extents(memfd, page)
         whole: Intervals = intervals.from_pairs([(0, min(pages, MAX_PAGES))])
         gaps = intervals.subtract(whole, intervals.merge(starts, ends))
         missing = intervals.total(gaps)
-        if missing and not (memfd.table.pfn == 0).any():
+        if missing and not len(_overlapping(memfd, page)):
             yield Found(
                 f"file {file.token:#x} of {human_size(memfd.size)} has no folio for "
                 f"{human_size(missing * page)} from offset {int(gaps[0][0]) * page:#x}",
@@ -218,7 +235,7 @@ def folio_not_uptodate(case: Case) -> Iterator[Found]:
     Causes: an entry overwritten; a folio allocated but never filled.
     Enforced by: ``memfd_luo_retrieve_folios()`` trusts the flag.
     """
-    for _, file, memfd in case.memfds():
+    for _, file, memfd in case.sound_memfds():
         bad = np.flatnonzero((memfd.table.flags & FOLIO_UPTODATE == 0) & (memfd.table.pfn > 0))
         yield from _bad_folio(memfd, file.token, bad, "is not UPTODATE")
 
@@ -232,7 +249,7 @@ def folio_not_dirty(case: Case) -> Iterator[Found]:
     Causes: an entry overwritten; an old writer.
     Enforced by: ``memfd_luo_retrieve_folios()`` trusts the flag.
     """
-    for _, file, memfd in case.memfds():
+    for _, file, memfd in case.sound_memfds():
         bad = np.flatnonzero((memfd.table.flags & FOLIO_DIRTY == 0) & (memfd.table.pfn > 0))
         yield from _bad_folio(memfd, file.token, bad, "is not DIRTY")
 
@@ -246,6 +263,24 @@ def folio_flags_unknown(case: Case) -> Iterator[Found]:
     Enforced by: nobody.
     """
     known = FOLIO_DIRTY | FOLIO_UPTODATE
-    for _, file, memfd in case.memfds():
+    for _, file, memfd in case.sound_memfds():
         bad = np.flatnonzero(memfd.table.flags & ~known)
         yield from _bad_folio(memfd, file.token, bad, "has unknown flags")
+
+
+@rule("KHO531", Severity.ERROR, _TABLE)
+def folio_table_junk(case: Case) -> Iterator[Found]:
+    """The folio table holds folios.
+
+    Matters: the file cannot be retrieved; the kernel would restore pages that are not its own.
+    Causes: the table's page was recycled or overwritten.
+    Enforced by: ``kho_restore_folio()``, at the first entry that names no preserved folio.
+    """
+    for _, file, memfd in case.memfds():
+        if case.is_junk_table(memfd):
+            yield Found(
+                f"folio table of file {file.token:#x} holds something else: most of its "
+                f"{len(memfd.table):,} entries are no folios",
+                memfd.folios.first or None,
+                memfd.path,
+            )

@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kho_inspect import intervals
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
-from kho_inspect.rules.case import Case
+from kho_inspect.rules.case import Case, is_sessions
 from kho_inspect.units import Extent, human_size
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def block_outside_ram(case: Case) -> Iterator[Found]:
     Causes: a stray bit in the tree; a dump that does not cover all RAM.
     Enforced by: nobody: ``kho_restore_page()`` trusts ``pfn_to_online_page()``.
     """
-    outside = intervals.subtract(case.there.preserved.merged, case.ram)
+    outside = intervals.subtract(case.preserved.merged, case.ram)
     return _ranges(case, outside, "is preserved, but lies outside the memory of the dump")
 
 
@@ -95,7 +97,25 @@ def blocks_overlap(case: Case) -> Iterator[Found]:
     Causes: a page preserved by itself and as part of a folio; a stray bit.
     Enforced by: nobody.
     """
-    return _ranges(case, case.overlaps, "is preserved by several blocks")
+    # One stray block of a high order lies over many: they are told as one.
+    shift = case.there.geometry.shift
+    told: set[tuple[int, int]] = set()
+    for start, end in zip(*case.overlaps, strict=True):
+        paddr = int(start) << shift
+        outer = case.preserved.blocks_at(paddr)[-1]
+        if (outer.paddr, outer.order) in told:
+            continue
+        told.add((outer.paddr, outer.order))
+        inner = case.preserved.blocks_at(paddr)[0]
+        extent = Extent(paddr, int(end) << shift)
+        yield Found(
+            f"{human_size(extent.size)} at {extent} is preserved by several blocks: order "
+            f"{outer.order} at {outer.paddr:#x}, order {inner.order} at {inner.paddr:#x}",
+            paddr,
+            "",
+        )
+        if len(told) == MAX_LISTED:
+            return
 
 
 @rule(
@@ -105,6 +125,7 @@ def blocks_overlap(case: Case) -> Iterator[Found]:
     Need.TREE,
     Need.TRUSTED,
     Need.SCRATCH,
+    Need.SOUND_SCRATCH,
 )
 def block_in_scratch(case: Case) -> Iterator[Found]:
     """No preserved block overlaps a scratch area.
@@ -116,7 +137,7 @@ def block_in_scratch(case: Case) -> Iterator[Found]:
     """
     assert case.scratch is not None
     shift = case.there.geometry.shift
-    shared = intervals.intersect(case.there.preserved.merged, _pages(case.scratch.areas, shift))
+    shared = intervals.intersect(case.preserved.merged, _pages(case.scratch.areas, shift))
     return _ranges(case, shared, "is preserved, but lies in a scratch area")
 
 
@@ -130,23 +151,26 @@ def scratch_malformed(case: Case) -> Iterator[Found]:
     """
     scratch = case.scratch
     assert scratch is not None
-    paddr = scratch.table.start if scratch.table else None
-    if scratch.table and (scratch.table.size % 16 or not scratch.table.size):
-        yield Found(
-            f"scratch table is {scratch.table.size} bytes, should be a multiple of 16",
-            paddr,
-            scratch.source,
-        )
-    for number, (addr, size) in enumerate(scratch.entries):
+    if case.scratch_trouble is not None:
+        message, path = case.scratch_trouble
+        yield Found(message, scratch.table.start if scratch.table else None, path)
+        return
+    for number, (addr, size) in itertools.islice(enumerate(scratch.entries), MAX_LISTED):
         if not size or addr + size > 1 << 64:
             yield Found(
                 f"scratch area {number} is {addr:#x}+{size:#x}, should have a size and an end",
-                paddr,
+                scratch.table.start if scratch.table else None,
                 f"{scratch.source} → area {number}",
             )
 
 
-@rule("KHO305", Severity.ERROR, "the table was overwritten, or is not the right one", Need.SCRATCH)
+@rule(
+    "KHO305",
+    Severity.ERROR,
+    "the table was overwritten, or is not the right one",
+    Need.SCRATCH,
+    Need.SOUND_SCRATCH,
+)
 def scratch_overlaps(case: Case) -> Iterator[Found]:
     """Scratch areas do not overlap each other.
 
@@ -163,7 +187,11 @@ def scratch_overlaps(case: Case) -> Iterator[Found]:
 
 
 @rule(
-    "KHO306", Severity.WARNING, "the table was overwritten, or is not the right one", Need.SCRATCH
+    "KHO306",
+    Severity.WARNING,
+    "the table was overwritten, or is not the right one",
+    Need.SCRATCH,
+    Need.SOUND_SCRATCH,
 )
 def scratch_misaligned(case: Case) -> Iterator[Found]:
     """Scratch areas start and end on pages.
@@ -175,7 +203,7 @@ def scratch_misaligned(case: Case) -> Iterator[Found]:
     assert case.scratch is not None
     page = case.there.geometry.page_size
     for area in case.scratch.areas:
-        if area.start % page or area.end % page:
+        if (area.start % page or area.end % page) and _in_ram(case, area):
             yield Found(
                 f"scratch area {area} is not aligned to pages of {human_size(page)}",
                 area.start,
@@ -184,7 +212,11 @@ def scratch_misaligned(case: Case) -> Iterator[Found]:
 
 
 @rule(
-    "KHO307", Severity.ERROR, "the table is another machine's, or the dump lacks RAM", Need.SCRATCH
+    "KHO307",
+    Severity.ERROR,
+    "the table is another machine's, or the dump lacks RAM",
+    Need.SCRATCH,
+    Need.SOUND_SCRATCH,
 )
 def scratch_outside_ram(case: Case) -> Iterator[Found]:
     """Scratch areas lie in RAM.
@@ -194,14 +226,17 @@ def scratch_outside_ram(case: Case) -> Iterator[Found]:
     Enforced by: nobody.
     """
     assert case.scratch is not None
-    declared = case.there.source.declared
     for area in case.scratch.areas:
-        if not any(extent.contains(area.start, area.size) for extent in declared):
+        if not _in_ram(case, area):
             yield Found(
                 f"scratch area {area} lies outside the memory of the dump",
                 area.start,
                 case.scratch.source,
             )
+
+
+def _in_ram(case: Case, area: Extent) -> bool:
+    return any(ram.contains(area.start, area.size) for ram in case.there.source.declared)
 
 
 @rule(
@@ -219,7 +254,16 @@ def orphans(case: Case) -> Iterator[Found]:
     Causes: a user that failed half-way and did not unpreserve; a stray bit.
     Enforced by: nobody.
     """
-    pages = case.there.ownership.orphans
+    pages = case.ownership.orphans
+    # A stray block in the wrong place is told as that, by its own rule.
+    shift = case.there.geometry.shift
+    nodes = [(nodes.paddr >> np.uint64(shift)).astype(np.int64) for nodes in case.map_nodes()]
+    pfns = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *nodes]))
+    pages = intervals.subtract(pages, intervals.merge(pfns, pfns + 1))
+    pages = intervals.intersect(pages, case.ram)
+    pages = intervals.subtract(pages, case.doubtful)
+    if case.scratch is not None and case.scratch_trouble is None:
+        pages = intervals.subtract(pages, _pages(case.scratch.areas, shift))
     return _ranges(case, pages, "is preserved, but nothing points to it: an orphan")
 
 
@@ -249,12 +293,18 @@ def shared(case: Case) -> Iterator[Found]:
     Enforced by: nobody.
     """
     shift = case.there.geometry.shift
-    pages = case.there.ownership.shared
+    pages = intervals.subtract(case.ownership.shared, case.doubtful)
+    # What reaches too far is told by its own rule, KHO603 or KHO409.
+    told = {found.path.rpartition(" / ")[0] for found in case.unpreserved("region", "blob")}
     for start, end in itertools.islice(zip(*pages, strict=True), MAX_LISTED):
         extent = Extent(int(start) << shift, int(end) << shift)
-        chains = [one.chain(extent.start, shift) for one in case.index.owners(start, end)]
-        if all(" / file " in chain for chain in chains):
-            continue  # KHO514 says that better
+        claimants = case.index.owners(start, end)
+        if any(one.claim.owner in told for one in claimants):
+            continue
+        kinds = {one.claim.what for one in claimants}
+        if kinds in ({"region"}, {"blob"}) or all(is_sessions(one.claim) for one in claimants):
+            continue  # KHO604, KHO111 and KHO514 say that better
+        chains = [one.chain(extent.start, shift) for one in claimants]
         yield Found(
             f"{human_size(extent.size)} at {extent} is claimed by {' and by '.join(chains[:2])}",
             extent.start,

@@ -176,7 +176,7 @@ def fdt_unpreserved(case: Case) -> Iterator[Found]:
     paddr = handover.fdt.paddr
     assert paddr is not None
     pfn = paddr >> handover.geometry.shift
-    if not handover.preserved.covers(paddr, handover.fdt.size) and not _is_lost(case, pfn):
+    if not handover.preserved.covers(paddr, 1) and not _is_lost(case, pfn):
         yield Found(f"root FDT page at {paddr:#x} is not preserved", paddr, "/")
 
 

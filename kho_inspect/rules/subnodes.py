@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from kho_inspect import fdt, intervals
@@ -216,7 +217,10 @@ def blob_fdt_size(case: Case) -> Iterator[Found]:
     Causes: a wrong blob-size; an FDT that was overwritten.
     Enforced by: the subsystem's ``fdt_check_header()``, in part.
     """
+    addresses = Counter(blob.paddr for blob in case.there.blobs)
     for blob in case.there.blobs:
+        if addresses[blob.paddr] > 1:
+            continue  # KHO111: the other sub-node's blob, perhaps
         total = fdt.total_size(blob.data)
         if total is not None and blob.fdt is None and blob.size is not None:
             state = (
@@ -251,7 +255,10 @@ def vmalloc_misaligned(case: Case) -> Iterator[Found]:
     Causes: a chunk overwritten; a wrong order in the descriptor.
     Enforced by: ``kho_restore_vmalloc()``, by way of the missing head.
     """
-    return case.found(FaultKind.VMALLOC_MISALIGNED)
+    short = {fault.path for fault in case.faults(FaultKind.VMALLOC_COUNT)}
+    for found in case.found(FaultKind.VMALLOC_MISALIGNED):
+        if not any(found.path.startswith(path) for path in short):
+            yield found
 
 
 @rule("KHO415", Severity.ERROR, _LOST, Need.TREE)
@@ -340,3 +347,14 @@ def vmalloc_chunk_unpreserved(case: Case) -> Iterator[Found]:
     Enforced by: nobody; the next kernel reads chunks without restoring them first.
     """
     return case.unpreserved("folio table vmalloc chunk", "folios_info vmalloc chunk")
+
+
+@rule("KHO423", Severity.ERROR, _LOST)
+def vmalloc_duplicate(case: Case) -> Iterator[Found]:
+    """A vmalloc area names each page once.
+
+    Matters: the second restore of a page fails, and with it the area.
+    Causes: an entry of a chunk overwritten with a copy of another.
+    Enforced by: ``kho_restore_page()``: the page has no magic any more.
+    """
+    return case.found(FaultKind.VMALLOC_DUPLICATE)

@@ -9,14 +9,12 @@ import numpy as np
 from kho_inspect import intervals
 from kho_inspect.model import FaultKind
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
-from kho_inspect.rules.case import JUNK_FAULTS, Case
+from kho_inspect.rules.case import Case
+from kho_inspect.rules.map_case import JUNK_FAULTS, MAX_LIKELY_ORDER
 from kho_inspect.units import human_size, plural
 
 CATALOGUE = Catalogue(Need.FDT, Need.ABI)
 rule = CATALOGUE.rule
-
-MAX_LIKELY_ORDER = 18
-"""1 GiB pages on 4K, the largest that any writer preserves as one block."""
 
 _EARLIER = (
     "take the dump at the jump into the next kernel, or in it before memblock_free_all(); "
@@ -145,7 +143,7 @@ def order0_lost(case: Case) -> Iterator[Found]:
     return case.found(FaultKind.ORDER0_LOST)
 
 
-@rule("KHO210", Severity.FATAL, _DAMAGE, Need.TREE, Need.TRUSTED, Need.SCRATCH)
+@rule("KHO210", Severity.FATAL, _DAMAGE, Need.TREE, Need.TRUSTED, Need.SCRATCH, Need.SOUND_SCRATCH)
 def node_in_scratch(case: Case) -> Iterator[Found]:
     """No node of the tree lies in a scratch area.
 
@@ -173,14 +171,18 @@ def node_preserved(case: Case) -> Iterator[Found]:
     Causes: a stray bit in a leaf; a tree page freed and preserved by somebody else.
     Enforced by: nobody; node pages are not marked preserved.
     """
-    handover = case.there
+    preserved, shift = case.preserved, np.uint64(case.there.geometry.shift)
+    told: set[int] = set()
     for nodes in case.map_nodes():
-        pfns = (nodes.paddr >> np.uint64(handover.geometry.shift)).astype(np.int64)
-        for at in np.flatnonzero(intervals.contains(handover.preserved.merged, pfns)).tolist():
+        pfns = (nodes.paddr >> shift).astype(np.int64)
+        for at in np.flatnonzero(intervals.contains(preserved.merged, pfns)).tolist():
             paddr = int(nodes.paddr[at])
-            order = handover.preserved.blocks_at(paddr)[0].order
+            block = preserved.blocks_at(paddr)[-1]
+            if block.paddr in told:
+                continue
+            told.add(block.paddr)
             yield Found(
-                f"{nodes.what} {paddr:#x} lies in a preserved block of order {order}",
+                f"{nodes.what} {paddr:#x} lies in a preserved block of order {block.order}",
                 paddr,
                 nodes.path(at),
             )

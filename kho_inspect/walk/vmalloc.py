@@ -104,8 +104,9 @@ def walk_vmalloc(
         entries += used
         at = chunk.next
     phys = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint64)
+    phys = _named_once(phys, path, faults)
     area = VmallocArea(first, total_pages, flags, order, tuple(chunks), phys, path)
-    if not area.whole and not at:
+    if not area.whole and not at and len(phys) == entries:
         faults.add(
             FaultKind.VMALLOC_COUNT,
             f"vmalloc chunks name {plural(area.pages, 'page')}, total_pages is {total_pages:,}",
@@ -113,6 +114,26 @@ def walk_vmalloc(
             path=path,
         )
     return area
+
+
+def _named_once(phys: NDArray[np.uint64], path: str, faults: FaultLog) -> NDArray[np.uint64]:
+    """The entries up to the first that stands there a second time.
+
+    No area has a page twice, and what names one a million times would be read as often.
+    """
+    order = np.argsort(phys, kind="stable")
+    again = order[1:][phys[order[1:]] == phys[order[:-1]]]
+    if not len(again):
+        return phys
+    first = int(again.min())
+    faults.add(
+        FaultKind.VMALLOC_DUPLICATE,
+        f"vmalloc entry {first} is {int(phys[first]):#x}, which stands there before",
+        paddr=int(phys[first]),
+        path=path,
+        count=len(again),
+    )
+    return phys[:first]
 
 
 def _used(phys: NDArray[np.uint64]) -> int:
