@@ -6,12 +6,13 @@ QEMU's ``dump/dump.c`` and LiME's ``lime.h``; codecs other than zlib are the cal
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from tests.dump_files import data_runs
 
@@ -30,11 +31,15 @@ class Layout(NamedTuple):
     data: int
 
 
-def _bitmap(pfns: Iterable[int], size: int) -> bytes:
-    bits = bytearray(size)
+def _write_bitmap(file: BinaryIO, at: int, pfns: Iterable[int]) -> None:
+    """The bytes that are not zero, in pieces: a bitmap of terabytes is a hole."""
+    pieces: dict[int, bytearray] = {}
     for pfn in pfns:
-        bits[pfn // 8] |= 1 << pfn % 8
-    return bytes(bits)
+        number, bit = divmod(pfn, 8 * 512)
+        pieces.setdefault(number, bytearray(512))[bit // 8] |= 1 << bit % 8
+    for number, piece in pieces.items():
+        file.seek(at + 512 * number)
+        file.write(piece)
 
 
 def write_kdump(
@@ -59,7 +64,8 @@ def write_kdump(
     """
     existing = {*known, *pages}
     count = max(existing) + 1 if pages_max is None else pages_max
-    blocks = -(-(-(-count // 8)) // block)
+    size = -(-count // 8)
+    blocks = -(-size // block)
     sub_header = block
     bitmaps = 2 * block
     descriptors = bitmaps + blocks * block * (1 if one_bitmap else 2)
@@ -86,27 +92,27 @@ def write_kdump(
         file.write(header)
         file.seek(layout.sub_header)
         file.write(sub)
-        file.seek(layout.known)
-        file.write(_bitmap(existing, blocks * block))
+        _write_bitmap(file, layout.known, existing)
         if not one_bitmap:
-            file.write(_bitmap(pages, blocks * block))
-        at, shared = layout.data, 0
+            _write_bitmap(file, layout.dumped, pages)
+        file.truncate(layout.data)
+        at = layout.data
+        shared: tuple[int, bytes, int] | None = None
         for index, pfn in enumerate(sorted(pages)):
             page = pages[pfn]
             assert len(page) == block
-            zero = not any(page)
-            if zero and shared:
-                at_page, packed, used = shared, zero_packed, zero_flag  # noqa: F821
-            else:
+            zero = page.count(0) == block
+            where, packed, used = shared or (at, b"", flag)
+            if not (zero and shared):
                 packed, used = (codec(page), flag) if flag else (page, 0)
                 if len(packed) >= block:
                     packed, used = page, 0
-                at_page, at = at, at + len(packed)
+                where, at = at, at + len(packed)
                 if zero:
-                    shared, zero_packed, zero_flag = at_page, packed, used
+                    shared = where, packed, used
             file.seek(layout.descriptors + 24 * index)
-            file.write(struct.pack("<qIIQ", at_page, len(packed), used, 0))
-            file.seek(at_page)
+            file.write(struct.pack("<qIIQ", where, len(packed), used, 0))
+            file.seek(where)
             file.write(packed)
     return layout
 
@@ -160,7 +166,7 @@ def raw_to_lime(raw: Path, path: Path, base: int = 0, cuts: Sequence[int] = ()) 
     bounds = [0, *cuts, size]
     with path.open("wb") as file, raw.open("rb") as source:
         at = 0
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in itertools.pairwise(bounds):
             file.seek(at)
             file.write(lime_header(base + start, base + end - 1))
             at += 32

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kho_inspect.model import Handover, RootFdt
 
 KCORE = "/proc/kcore"
-FORMATS = ("auto", "raw", "elf")
+FORMATS = ("auto", "raw", "elf", "lime", "kdump")
 """As in ``memory.FORMATS``, which is not imported for the sake of ``--help``; a test compares."""
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kho_inspect.units import Extent, PhysAddr
+from kho_inspect.errors import (
+    ExcludedMemoryError,
+    MissingMemoryError,
+    NotStoredMemoryError,
+    OutsideMemoryError,
+)
+from kho_inspect.units import Extent, PhysAddr, human_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +26,29 @@ class Presence(StrEnum):
     STORED = "stored"
     NOT_STORED = "not stored"
     """The machine has this memory; the dump does not hold its bytes."""
+    EXCLUDED = "excluded"
+    """The machine has this memory; the dump was told to leave it out (zero, cache, user pages)."""
     OUTSIDE = "outside"
     """The dump declares no memory there."""
+
+
+_ERRORS: dict[Presence, type[MissingMemoryError]] = {
+    Presence.NOT_STORED: NotStoredMemoryError,
+    Presence.EXCLUDED: ExcludedMemoryError,
+    Presence.OUTSIDE: OutsideMemoryError,
+}
+
+
+def missing_memory(
+    presence: Presence, paddr: PhysAddr, size: int, path: str, why: str = ""
+) -> MissingMemoryError:
+    """The error for a range that cannot be given; ``why`` where there is more to say."""
+    return _ERRORS[presence](
+        f"{human_size(size)} at {paddr:#x}: {presence} in {path}{why and f': {why}'}",
+        paddr=paddr,
+        size=size,
+        source=path,
+    )
 
 
 class PhysicalMemory(Protocol):
@@ -33,11 +60,11 @@ class PhysicalMemory(Protocol):
 
     @property
     def format(self) -> str:
-        """Name of the format: a key of ``memory.FORMATS``."""
+        """Name of the format: a key of ``memory.FORMATS``, and what it came in: ``raw (xz)``."""
 
     @property
     def size(self) -> int:
-        """File size in bytes."""
+        """File size in bytes, unpacked."""
 
     @property
     def stored(self) -> tuple[Extent, ...]:

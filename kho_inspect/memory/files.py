@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from kho_inspect.errors import UnreadableInputError
 
@@ -81,10 +81,13 @@ class DumpFile(Protocol):
 class MappedFile:
     """A regular file, memory-mapped read-only, for the life of the object."""
 
-    def __init__(self, path: str) -> None:
-        """Raises UnreadableInputError with a reason for people."""
+    def __init__(self, path: str, file: IO[bytes] | None = None) -> None:
+        """``file``: one that is open already, and goes by the name of ``path``.
+
+        Raises UnreadableInputError with a reason for people.
+        """
         self.path = path
-        self._file = open(open_regular(path), "rb")  # noqa: SIM115  # closed with the object
+        self._file = file or open(open_regular(path), "rb")  # noqa: SIM115  # closed with the object
         self.size = os.fstat(self._file.fileno()).st_size
         if self.size == 0:
             raise UnreadableInputError(

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from kho_inspect.errors import NotStoredMemoryError, OutsideMemoryError
-from kho_inspect.memory.base import Presence
+from kho_inspect.memory.base import Presence, missing_memory
 from kho_inspect.memory.files import DumpFile
-from kho_inspect.units import Extent, PhysAddr, human_size
+from kho_inspect.units import Extent, PhysAddr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -94,13 +93,7 @@ class MappedMemory:
         """See :class:`PhysicalMemory`."""
         presence = self.presence(paddr, size)
         if presence is not Presence.STORED:
-            error = OutsideMemoryError if presence is Presence.OUTSIDE else NotStoredMemoryError
-            raise error(
-                f"{human_size(size)} at {paddr:#x}: {presence} in {self.path}",
-                paddr=paddr,
-                size=size,
-                source=self.path,
-            )
+            raise missing_memory(presence, paddr, size, self.path)
         at = bisect.bisect_right(self._starts, paddr) - 1
         pieces = []
         while size > 0:

@@ -1,34 +1,73 @@
-"""Telling one dump format from another by its first bytes."""
+"""Telling one dump format from another by its first bytes, and unwrapping what is packed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kho_inspect.errors import UnreadableInputError
+from kho_inspect.layouts.diskdump import (
+    DISKDUMP_SIGNATURE,
+    KDUMP_SIGNATURE,
+    MAKEDUMPFILE_SIGNATURE,
+)
 from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
+from kho_inspect.layouts.lime import LIME_MAGIC_BYTES
+from kho_inspect.memory import lime
 from kho_inspect.memory.base import PhysicalMemory
+from kho_inspect.memory.compressed import find_packing, really_packed, unpack
 from kho_inspect.memory.elf_core import open_elf
-from kho_inspect.memory.files import MappedFile
-from kho_inspect.memory.mapped import RamBlock
+from kho_inspect.memory.files import DumpFile, MappedFile
+from kho_inspect.memory.flattened import FlattenedFile
+from kho_inspect.memory.mapped import MappedMemory, RamBlock
 from kho_inspect.memory.raw import open_raw
 from kho_inspect.units import PhysAddr
+
+if TYPE_CHECKING:
+    from kho_inspect.memory.kdump import KdumpMemory
 
 FORMATS: dict[str, str] = {
     "raw": "file offset = physical address (--base, --map)",
     "elf": "ELF64 core, PT_LOAD by p_paddr",
+    "lime": "LiME, a header before each range of memory",
+    "kdump": "kdump-compressed, or diskdump; flattened or not",
+}
+"""What is inside: any of them may come compressed with gzip, xz or zstd."""
+
+
+def _open_kdump(file: DumpFile) -> KdumpMemory:
+    # Needs numpy, which the others import only when something is followed.
+    from kho_inspect.memory.kdump import open_kdump
+
+    return open_kdump(file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """A format that is known by its magic."""
+
+    magics: tuple[bytes, ...]
+    what: str
+    open: Callable[[DumpFile], MappedMemory | KdumpMemory]
+    hint: str = "leave --format out to have it probed"
+
+
+_BY_MAGIC: dict[str, _Format] = {
+    "elf": _Format((b"\x7fELF",), "an ELF file", open_elf),
+    "lime": _Format(
+        (LIME_MAGIC_BYTES,), "a LiME file with range headers", lime.open_lime, lime.VARIANTS
+    ),
+    "kdump": _Format((KDUMP_SIGNATURE, DISKDUMP_SIGNATURE), "a kdump-compressed file", _open_kdump),
 }
 
+_QEMU = "dump the memory: QEMU pmemsave or dump-guest-memory"
 _UNREAD: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x1f\x8b", "compressed with gzip", "unpack it first: gunzip"),
-    (b"\xfd7zXZ\0", "compressed with xz", "unpack it first: unxz"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it first: unzstd"),
     (b"BZh", "compressed with bzip2", "unpack it first: bunzip2"),
     (b"\x04\x22\x4d\x18", "compressed with lz4", "unpack it first: unlz4"),
-    (b"KDUMP   ", "a kdump-compressed vmcore", "take or convert it as an ELF core"),
-    (b"makedumpfile", "a flattened kdump", "take or convert it as an ELF core"),
-    (b"EMiL", "a LiME file", "take or convert it as a raw dump"),
-    (b"QFI\xfb", "a qcow2 disk image", "dump the memory: QEMU pmemsave or dump-guest-memory"),
-    (b"QEVM", "a QEMU savevm stream", "dump the memory: QEMU pmemsave or dump-guest-memory"),
+    (b"AVML", "a compressed AVML file", "convert it to LiME: avml-convert --format lime"),
+    (b"QFI\xfb", "a qcow2 disk image", _QEMU),
+    (b"QEVM", "a QEMU savevm stream", _QEMU),
 )
 """Magic, what it is, what to do: files that must not be mistaken for raw memory."""
 
@@ -39,36 +78,82 @@ def open_memory(
     format_name: str = "auto",
     base: PhysAddr = 0,
     blocks: Sequence[RamBlock] = (),
+    progress: Callable[[int], None] = lambda size: None,
 ) -> PhysicalMemory:
     """Open a dump; ``auto`` probes the format, ``base`` and ``blocks`` are for raw ones.
 
+    A compressed file is unpacked first, while ``progress`` gets bytes of it as they are taken;
+    ``format_name`` is the format of what is inside.
+
     Raises UnreadableInputError with what is wrong and what to try.
     """
-    file = MappedFile(path)
-    raw_wanted = bool(base or blocks)
+    file, wrapping, notes = _unwrap(MappedFile(path), format_name, progress)
+    memory = _open(file, format_name, base, blocks)
+    if wrapping:
+        memory.format = f"{memory.format} ({', '.join(wrapping)})"
+    memory.notes = (*notes, *memory.notes)
+    return memory
+
+
+def _unwrap(
+    file: MappedFile, format_name: str, progress: Callable[[int], None]
+) -> tuple[DumpFile, list[str], list[str]]:
+    """The dump itself; the names of what was around it; what is to be noted of that."""
+    wrapping, notes = [], []
+    packing = find_packing(_head(file))
+    # Whoever says "raw" may mean the very bytes, if they only look like something packed.
+    if packing and (format_name != "raw" or really_packed(file, packing)):
+        file, note = unpack(file, packing, progress)
+        wrapping.append(packing.name)
+        notes += [note] if note else []
+    if format_name == "raw" or not _head(file).startswith(MAKEDUMPFILE_SIGNATURE[:12]):
+        return file, wrapping, notes
+    flattened = FlattenedFile(file)
+    return flattened, ["flattened", *wrapping], [*notes, *flattened.notes]
+
+
+def _open(
+    file: DumpFile, format_name: str, base: PhysAddr, blocks: Sequence[RamBlock]
+) -> MappedMemory | KdumpMemory:
     if format_name == "auto":
         format_name = _probe(file)
     if format_name == "raw":
         return open_raw(file, base=base, blocks=blocks)
-    if raw_wanted:
+    if base or blocks:
         raise UnreadableInputError(
-            f"--base and --map place a raw dump, but {path} is read as {format_name}",
+            f"--base and --map place a raw dump, but {file.path} is read as {format_name}",
             hint="leave them out, or say --format raw",
-            source=path,
+            source=file.path,
         )
-    if bytes(file.view[:4]) != b"\x7fELF":
+    wanted = _BY_MAGIC[format_name]
+    if not _head(file).startswith(wanted.magics):
         raise UnreadableInputError(
-            f"{path} is not an ELF file", hint="leave --format out to have it probed", source=path
+            f"{file.path} is not {wanted.what}", hint=wanted.hint, source=file.path
         )
-    return open_elf(file)
+    return wanted.open(file)
 
 
-def _probe(file: MappedFile) -> str:
-    head = bytes(file.view[:16])
-    if head.startswith(b"\x7fELF"):
-        return "elf"
-    for magic, what, hint in _UNREAD:
+def _head(file: DumpFile) -> bytes:
+    return bytes(file.view[:16])
+
+
+def _probe(file: DumpFile) -> str:
+    head = _head(file)
+    for name, known in _BY_MAGIC.items():
+        if head.startswith(known.magics):
+            return name
+    if isinstance(file, FlattenedFile):
+        raise UnreadableInputError(
+            f"{file.path} is in makedumpfile's flattened format, but holds neither a kdump nor an "
+            f"ELF core: it starts with {head[:8].hex()}",
+            hint="the start of the dump is missing or damaged: take it again",
+            source=file.path,
+        )
+    packed = find_packing(head)
+    unread = [(packed.magic, f"compressed twice, with {packed.name} at last", "")] if packed else []
+    for magic, what, hint in (*unread, *_UNREAD):
         if head.startswith(magic):
+            hint = hint or "unpack it first"
             raise UnreadableInputError(
                 f"{file.path} is {what}, which is not read as it stands",
                 hint=f"{hint} (or --format raw, if it really is raw memory)",

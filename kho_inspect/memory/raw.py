@@ -11,12 +11,12 @@ import itertools
 from collections.abc import Sequence
 
 from kho_inspect.errors import UnreadableInputError
-from kho_inspect.memory.files import MappedFile
+from kho_inspect.memory.files import DumpFile
 from kho_inspect.memory.mapped import MappedMemory, RamBlock, in_file
 from kho_inspect.units import Extent, PhysAddr, human_size
 
 
-def open_raw(file: MappedFile, *, base: PhysAddr, blocks: Sequence[RamBlock]) -> MappedMemory:
+def open_raw(file: DumpFile, *, base: PhysAddr, blocks: Sequence[RamBlock]) -> MappedMemory:
     """Raises UnreadableInputError when the blocks contradict each other or the file."""
     ordered = sorted(blocks) or [RamBlock(base, 0, file.size)]
     if ordered[-1].end > 1 << 64:
