@@ -61,8 +61,9 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Look inside a Linux Kexec HandOver: a memory dump plus its root FDT.
 
-    DUMP is physical memory (raw or ELF core), DTB the KHO root FDT (kho.dtb). Without a command
-    the whole report is shown; without DTB (or with - for it) the FDT is looked for in the dump.
+    DUMP is physical memory (raw, ELF core, kdump, LiME; compressed or not), DTB the KHO root FDT
+    (kho.dtb). Without a command the whole report is shown; without DTB (or with - for it) the FDT
+    is looked for in the dump.
     """
 
 
