@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from kho_inspect import fdt
@@ -37,7 +37,13 @@ class CheckOptions:
     expectations: Sequence[Expectation] | None = None
 
 
-def open_case(dump: str, dtb: str | None, options: Options, check: CheckOptions) -> Case:
+def open_case(
+    dump: str,
+    dtb: str | None,
+    options: Options,
+    check: CheckOptions,
+    progress: Callable[[int], None] = lambda size: None,
+) -> Case:
     """Read everything that can be judged.
 
     What the next kernel would refuse becomes part of the case. Raises KhoError for what no
@@ -45,7 +51,7 @@ def open_case(dump: str, dtb: str | None, options: Options, check: CheckOptions)
     """
     options = replace(options, lenient=True)
     try:
-        memory, root = open_inputs(dump, dtb, options)
+        memory, root = open_inputs(dump, dtb, options, progress)
     except FdtError as error:
         if error.source is None or fdt.total_size(read_head(error.source, 8)) is None:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kho_inspect.abi import MAP_PROPERTY
@@ -55,11 +56,17 @@ def inspect(dump: str, dtb: str | None = None, options: Options | None = None) -
 
 
 def open_inputs(
-    dump: str, dtb: str | None = None, options: Options | None = None
+    dump: str,
+    dtb: str | None = None,
+    options: Options | None = None,
+    progress: Callable[[int], None] = lambda size: None,
 ) -> tuple[PhysicalMemory, RootFdt]:
-    """The two files, opened and understood, before anything is walked. Raises as inspect does."""
+    """The two files, opened and understood, before anything is walked. Raises as inspect does.
+
+    ``progress`` gets bytes of a compressed dump as they are unpacked.
+    """
     options = options or Options()
-    memory = open_dump(dump, options)
+    memory = open_dump(dump, options, progress)
     if options.live:
         dtb = live_fdt(dtb or DEBUGFS)
     if dtb is None:
@@ -68,11 +75,19 @@ def open_inputs(
     return memory, root
 
 
-def open_dump(dump: str, options: Options) -> PhysicalMemory:
+def open_dump(
+    dump: str, options: Options, progress: Callable[[int], None] = lambda size: None
+) -> PhysicalMemory:
     """The memory alone. Raises UnreadableInputError."""
     if options.live:
         return open_kcore(dump)
-    return open_memory(dump, format_name=options.format, base=options.base, blocks=options.blocks)
+    return open_memory(
+        dump,
+        format_name=options.format,
+        base=options.base,
+        blocks=options.blocks,
+        progress=progress,
+    )
 
 
 def inspect_memory(

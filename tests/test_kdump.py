@@ -488,7 +488,7 @@ def test_more_runs_than_can_be_held_are_joined_over_small_gaps(
 # -- a handover in it
 
 
-def test_an_excluded_leaf_is_a_fault_of_its_own_subtree(dump: Path, tmp_path: Path) -> None:
+def test_an_excluded_blob_is_a_fault_that_says_so(dump: Path, tmp_path: Path) -> None:
     image = Image()
     paddr = image.blob(b"data" * 100)
     image.subnode("blob", paddr, 400)
@@ -541,6 +541,20 @@ def test_flipped_bits_end_in_words_or_a_report(
         inspect(str(damaged), str(dtb))
     except KhoError as error:
         assert "\n" not in error.message
+
+
+def test_an_excluded_tree_node_is_a_fault_that_says_so(dump: Path, tmp_path: Path) -> None:
+    image = Image()
+    image.blob(b"data" * 100)
+    dtb = tmp_path / "kho.dtb"
+    dtb.write_bytes(image.finish())
+    pages = {at // PAGE: bytes(page) for at, page in image.pages.items()}
+    leaf = image.nodes[-1]
+    del pages[leaf // PAGE]
+    write_kdump(dump, pages, known=[leaf // PAGE])
+    faults = inspect(str(dump), str(dtb)).faults
+    assert [fault.kind.value for fault in faults] == ["node-not-stored"]
+    assert "excluded" in faults[0].message
 
 
 # -- a peer that reads the same

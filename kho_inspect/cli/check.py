@@ -115,7 +115,9 @@ def command(
         boot_dtb,
         _expectations(expect),
     )
-    verdict = judge(open_case(given.dump, given.dtb, given.options(), check), wanted)
+    with given.unpacking() as advance:
+        case = open_case(given.dump, given.dtb, given.options(), check, advance)
+    verdict = judge(case, wanted)
     threshold = Severity.FATAL + 1 if fail_on == "never" else Severity[fail_on.upper()]
     if given.json or report == "json":
         from kho_inspect.render.machine import check_document

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kho_inspect.abi import ABIS
 from kho_inspect.cli import exit_codes
+from kho_inspect.cli.progress import progress_bar
 from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.units import PhysAddr, parse_size
 
@@ -92,19 +95,27 @@ class Input:
         """Open the dump alone."""
         from kho_inspect.inspection import open_dump
 
-        return open_dump(self.dump, self.options())
+        with self.unpacking() as advance:
+            return open_dump(self.dump, self.options(), advance)
 
     def open(self) -> tuple[PhysicalMemory, RootFdt]:
         """Open both files, or the running kernel."""
         from kho_inspect.inspection import open_inputs
 
-        return open_inputs(self.dump, self.dtb, self.options())
+        with self.unpacking() as advance:
+            return open_inputs(self.dump, self.dtb, self.options(), advance)
 
     def inspect(self) -> Handover:
         """Read the whole handover."""
-        from kho_inspect.inspection import inspect
+        from kho_inspect.inspection import inspect_memory
 
-        return inspect(self.dump, self.dtb, self.options())
+        return inspect_memory(*self.open(), self.options())
+
+    def unpacking(self) -> AbstractContextManager[Callable[[int], None]]:
+        """A progress bar for a compressed dump, which takes its time to be unpacked."""
+        path = Path(self.dump)
+        packed = not self.live and path.suffix in (".gz", ".xz", ".zst", ".zstd")
+        return progress_bar("unpack", path.stat().st_size if packed and path.exists() else 0)
 
     def console(self) -> Console:
         """The console on stdout."""

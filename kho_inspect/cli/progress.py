@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LONG_WORK = 256 << 20
+LONG_WORK = 64 << 20
 """Bytes from which a progress bar is worth its lines."""
 
 

@@ -112,17 +112,19 @@ class PageBitmap:
 
         More than ``limit`` of them are too many to hold: the smallest gaps are then closed.
         """
-        starts, ends = intervals.empty()
+        found: list[Intervals] = []
+        held = 0
         for piece, (begin, stop) in enumerate(zip(self._starts, self._ends, strict=True)):
             for byte in range(begin, stop, _CHUNK):
                 at = self._at[piece] + byte - begin
-                chunk = self._bytes[at : at + min(_CHUNK, stop - byte)]
-                found = _runs_of(chunk)
-                starts, ends = intervals.merge(
-                    np.concatenate([starts, found[0] + 8 * byte]),
-                    np.concatenate([ends, found[1] + 8 * byte]),
-                )
-                starts, ends = fewer_runs((starts, ends), limit)
+                chunk = _runs_of(self._bytes[at : at + min(_CHUNK, stop - byte)])
+                chunk = fewer_runs(chunk, limit)
+                found.append((chunk[0] + 8 * byte, chunk[1] + 8 * byte))
+                held += len(chunk[0])
+                if held > 4 * limit:
+                    found = [fewer_runs(_joined(found), limit)]
+                    held = limit
+        starts, ends = fewer_runs(_joined(found), limit)
         # The last byte may have bits for pages that are not.
         ends = np.minimum(ends, self.pages)
         return starts[starts < ends], ends[starts < ends]
@@ -145,6 +147,15 @@ def fewer_runs(runs: Intervals, limit: int) -> Intervals:
     return (
         np.concatenate([starts[:1], starts[1:][kept]]),
         np.concatenate([ends[:-1][kept], ends[-1:]]),
+    )
+
+
+def _joined(parts: list[Intervals]) -> Intervals:
+    """Merged sets that follow each other as one."""
+    nothing = intervals.empty()
+    return intervals.merge(
+        np.concatenate([starts for starts, _ in [*parts, nothing]]),
+        np.concatenate([ends for _, ends in [*parts, nothing]]),
     )
 
 

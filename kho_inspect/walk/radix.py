@@ -38,6 +38,7 @@ MAX_LOST = 4096
 _MISSING = {
     Presence.OUTSIDE: (FaultKind.NODE_OUTSIDE, "outside the dump's memory"),
     Presence.NOT_STORED: (FaultKind.NODE_NOT_STORED, "not stored in the dump"),
+    Presence.EXCLUDED: (FaultKind.NODE_NOT_STORED, "excluded from the dump"),
 }
 
 
