@@ -12,6 +12,7 @@ from kho_inspect.decoders.registry import FILE_DECODERS, decode_blob
 from kho_inspect.decoders.subnode import blob_address, read_blob
 from kho_inspect.errors import MissingMemoryError, NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
+from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.live import DEBUGFS, live_fdt
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
 from kho_inspect.memory.kcore import open_kcore
@@ -41,6 +42,7 @@ class Options:
     assume_abi: str | None = None
     live: bool = False
     """The dump is a kcore, the DTB a debugfs (by default the running kernel's own)."""
+    limits: Limits = DEFAULT_LIMITS
     lenient: bool = False
     """Go on where the next kernel would not: unknown ABI, tree outside the dump. For ``check``."""
 
