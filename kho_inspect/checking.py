@@ -11,6 +11,7 @@ from kho_inspect.claims import ClaimLog
 from kho_inspect.errors import FdtError
 from kho_inspect.expectations import Expectation
 from kho_inspect.inspection import Options, inspect_memory, open_inputs
+from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.locate import Located, locate
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.files import read_head
@@ -56,10 +57,15 @@ def open_case(
         if error.source is None or fdt.total_size(read_head(error.source, 8)) is None:
             raise
         return Case(None, error, check.target, check.target_name)
-    return build_case(memory, inspect_memory(memory, root, options), check)
+    return build_case(memory, inspect_memory(memory, root, options), check, options.limits)
 
 
-def build_case(memory: PhysicalMemory, handover: Handover, check: CheckOptions) -> Case:
+def build_case(
+    memory: PhysicalMemory,
+    handover: Handover,
+    check: CheckOptions,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Case:
     """The case of a handover that was read already."""
     boot_dtb = check.boot_dtb or handover.fdt.boot_dtb
     located = Located((), ())
@@ -73,7 +79,7 @@ def build_case(memory: PhysicalMemory, handover: Handover, check: CheckOptions) 
         entries = tuple((extent.start, extent.size) for extent in check.scratch)
         scratch: Scratch | None = Scratch(entries, "--scratch", None)
     elif boot_dtb:
-        pointer = boot_dtb_pointer(boot_dtb)
+        pointer = boot_dtb_pointer(boot_dtb, limits.fdt)
         scratch = read_scratch(memory, [pointer] if pointer else [])
     else:
         named = [one for one in located.pointers if one.fdt == handover.fdt.paddr]

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from kho_inspect.errors import FdtError, TruncatedFdtError
 from kho_inspect.layouts import fdt as layout
+from kho_inspect.limits import DEFAULT_LIMITS, exceeded
 from kho_inspect.model import FdtNode, FdtProp, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MAX_SIZE = 16 << 20
-"""Largest FDT that is read, bytes: the kernel's own limit for a boot DTB is 2 MiB."""
 MAX_DEPTH = 64
 MAX_TOKENS = 1 << 18
 MAX_NAME = 4096
@@ -39,13 +38,17 @@ def total_size(head: bytes | memoryview) -> int | None:
     return int.from_bytes(head[4:8], "big")
 
 
-def parse(data: bytes | memoryview, *, source: str | None = None) -> FdtNode:
+def parse(
+    data: bytes | memoryview, *, source: str | None = None, limit: int = DEFAULT_LIMITS.fdt
+) -> FdtNode:
     """The root node of the FDT at the start of ``data`` (bytes past its totalsize are ignored).
+
+    ``limit`` is the most bytes that it may have.
 
     Raises TruncatedFdtError when only the end is missing, FdtError with the offset of the first
     violation otherwise.
     """
-    header = check_header(data, source=source)
+    header = check_header(data, source=source, limit=limit)
     blob = bytes(data[: header.totalsize])
     checker = _Checker(blob, header, source)
     checker.run()
@@ -57,7 +60,9 @@ def parse(data: bytes | memoryview, *, source: str | None = None) -> FdtNode:
     return _fold(FdtBlobParse(_Latin1Names(as_v17)).fdt_dt_tags, checker.node_names)
 
 
-def check_header(data: bytes | memoryview, *, source: str | None = None) -> Any:
+def check_header(
+    data: bytes | memoryview, *, source: str | None = None, limit: int = DEFAULT_LIMITS.fdt
+) -> Any:
     """Validate magic, version and block ranges; returns the parsed header.
 
     Raises FdtError, or TruncatedFdtError when the file ends before totalsize.
@@ -76,8 +81,8 @@ def check_header(data: bytes | memoryview, *, source: str | None = None) -> Any:
         refuse(f"version is {versions}, should be 17, compatible with 16", 20)
     if header.totalsize < _HEADER_SIZE:
         refuse(f"totalsize is {header.totalsize}, less than the header", 4)
-    if header.totalsize > MAX_SIZE:
-        refuse(f"totalsize is {header.totalsize}, more than the limit of {MAX_SIZE}", 4)
+    if header.totalsize > limit:
+        refuse(f"totalsize is {header.totalsize:,}, {exceeded('bytes', 'fdt', limit)}", 4)
     for name, start, size, align in (
         ("memory reservation block", header.off_mem_rsvmap, 16, 8),
         ("structure block", header.off_dt_struct, header.size_dt_struct, 4),

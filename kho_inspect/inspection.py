@@ -73,7 +73,13 @@ def open_inputs(
         dtb = live_fdt(dtb or DEBUGFS)
     if dtb is None:
         return memory, locate_root_fdt(memory, options.assume_abi)
-    root = read_root_fdt(dtb, memory, options.assume_abi, accept_unknown=options.lenient)
+    root = read_root_fdt(
+        dtb,
+        memory,
+        options.assume_abi,
+        accept_unknown=options.lenient,
+        limit=options.limits.fdt,
+    )
     return memory, root
 
 
@@ -110,9 +116,10 @@ def inspect_memory(
         tree, preserved = walk(memory, geometry, root.memory_map, faults)
     _note_defects(root, geometry, faults)
     claims = ClaimLog(geometry.shift)
-    context = Context(memory, geometry, preserved, claims, faults, FILE_DECODERS)
+    limits = options.limits
+    context = Context(memory, geometry, preserved, claims, faults, FILE_DECODERS, limits=limits)
     blobs = tuple(
-        decode_blob(context, read_blob(memory, preserved, node, root.abi, faults))
+        decode_blob(context, read_blob(memory, preserved, node, root.abi, faults, limits))
         for node in root.root.children
         if root.known
     )

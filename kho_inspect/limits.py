@@ -6,26 +6,34 @@ A hostile dump can ask for work and memory out of all proportion to its size. Ea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _budget(default: int, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Upper bounds; what lies beyond is left unread and told as a fault."""
 
-    fdt: int = 16 << 20
-    """Bytes of one FDT."""
-    blob: int = 64 << 20
-    """Bytes of one sub-node blob."""
-    nodes: int = 4 << 20
-    """Nodes of the radix tree, or bitmaps of a kho-v1 list: 16 GiB of 4K pages."""
-    runs: int = 32 << 20
-    """Separate runs of preserved pages, about 80 bytes of memory each."""
-    files: int = 1 << 20
-    """LUO sessions, FLBs and files, each about a kilobyte of memory."""
+    fdt: int = _budget(16 << 20, "Bytes of one FDT.")
+    blob: int = _budget(64 << 20, "Bytes of one sub-node blob.")
+    # 16 GiB of 4K pages.
+    nodes: int = _budget(4 << 20, "Nodes of the radix tree, or bitmaps of a kho-v1 list.")
+    # About 80 bytes of memory each.
+    runs: int = _budget(32 << 20, "Separate runs of preserved pages.")
+    # About a kilobyte of memory each.
+    files: int = _budget(1 << 20, "LUO sessions, FLBs and files.")
 
 
 DEFAULT_LIMITS = Limits()
+BUDGETS = tuple(
+    (one.name, int(getattr(DEFAULT_LIMITS, one.name)), str(one.metadata["help"]))
+    for one in fields(Limits)
+)
+"""Name, default and help text of each, for the command line."""
 
 
 def exceeded(what: str, option: str, limit: int) -> str:

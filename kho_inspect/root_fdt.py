@@ -14,6 +14,7 @@ from kho_inspect.errors import (
     UnknownAbiError,
     UnreadableInputError,
 )
+from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.files import read_head
 from kho_inspect.model import FdtNode, RootFdt
@@ -29,19 +30,22 @@ def read_root_fdt(
     assume_abi: str | None = None,
     *,
     accept_unknown: bool = False,
+    limit: int = DEFAULT_LIMITS.fdt,
 ) -> RootFdt:
     """The KHO root FDT in the file ``path``, completed from ``memory`` when it is cut short.
+
+    ``limit`` is the most bytes that it may have.
 
     Raises UnreadableInputError, FdtError (TruncatedFdtError when nothing completes it),
     NotAHandoverError, and UnknownAbiError unless ``accept_unknown``.
     """
-    data = read_head(path, fdt.MAX_SIZE)
+    data = read_head(path, limit)
     if not data:
         raise UnreadableInputError(f"{path} is empty", hint=HOW_TO_CAPTURE, source=path)
     found: locate.FoundFdt | None = None
     recovery = boot_dtb = None
     try:
-        root = fdt.parse(data, source=path)
+        root = fdt.parse(data, source=path, limit=limit)
     except TruncatedFdtError as error:
         found, recovery = _recover(path, data, memory, error)
     except FdtError as error:

@@ -9,6 +9,7 @@ from kho_inspect import fdt
 from kho_inspect.errors import FdtError, MissingMemoryError
 from kho_inspect.layouts.setup_data import kho_scratch
 from kho_inspect.layouts.views import parse_record
+from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.locate import Pointer, chosen_pointer
 from kho_inspect.memory.files import read_head
 from kho_inspect.model import Scratch
@@ -29,14 +30,16 @@ def read_scratch(memory: PhysicalMemory, pointers: Iterable[Pointer]) -> Scratch
     return None
 
 
-def boot_dtb_pointer(path: str) -> Pointer | None:
+def boot_dtb_pointer(path: str, limit: int = DEFAULT_LIMITS.fdt) -> Pointer | None:
     """What ``/chosen`` of the boot DTB in a file points to, None when it names no handover.
+
+    ``limit`` is the most bytes that it may have.
 
     Raises UnreadableInputError or FdtError for a file that is no device tree.
     """
-    data = read_head(path, fdt.MAX_SIZE)
+    data = read_head(path, limit)
     try:
-        return chosen_pointer(fdt.parse(data, source=path), f"/chosen of {path}")
+        return chosen_pointer(fdt.parse(data, source=path, limit=limit), f"/chosen of {path}")
     except FdtError as error:
         raise FdtError(f"{path}: {error.message}", offset=error.offset, source=path) from error
 

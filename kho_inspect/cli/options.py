@@ -15,6 +15,7 @@ from kho_inspect.abi import ABIS
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.geometry import PAGE_SHIFTS
+from kho_inspect.limits import BUDGETS, Limits
 from kho_inspect.units import PhysAddr, parse_size
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Input:
     assume_abi: str | None
     json: bool
     color: str
+    limits: Limits
 
     def options(self) -> Options:
         """The reading options, as the library takes them."""
@@ -89,6 +91,7 @@ class Input:
             blocks=tuple(RamBlock(*parts) for parts in self.maps),
             page_size=self.page_size,
             assume_abi=self.assume_abi,
+            limits=self.limits,
         )
 
     def open_memory(self) -> PhysicalMemory:
@@ -183,6 +186,17 @@ _OPTIONS = (
     ),
 )
 
+_BUDGETS = tuple(
+    click.option(
+        f"--max-{name}",
+        type=Address(),
+        metavar="N",
+        default=default,
+        help=f"{text} Default: {default >> 20}M.",
+    )
+    for name, default, text in BUDGETS
+)
+
 _FIELDS = tuple(Input.__dataclass_fields__)
 
 
@@ -206,7 +220,7 @@ def reads_handover(
     DTB may be left out, but for commands with ``more_arguments`` behind it; ``-`` always does.
     """
     dtb = _DTB if more_arguments else _OPTIONAL_DTB
-    return _with_input(function, (_DUMP, dtb, *_OPTIONS, *_DUMP_OPTIONS, dump_format))
+    return _with_input(function, (_DUMP, dtb, *_OPTIONS, *_DUMP_OPTIONS, dump_format, *_BUDGETS))
 
 
 def reads_dump(function: Callable[..., int]) -> Callable[..., int]:
@@ -219,7 +233,8 @@ def _with_input(
 ) -> Callable[..., int]:
     @wraps(function)
     def wrapper(**params: Any) -> int:
-        defaults = {"dtb": None, "page_size": "auto", "assume_abi": None}
+        budgets = {name: params.pop(f"max_{name}", default) for name, default, _ in BUDGETS}
+        defaults = {"page_size": "auto", "limits": Limits(**budgets)}
         common = {name: params.pop(name, defaults.get(name)) for name in _FIELDS}
         if common["dtb"] == "-":
             common["dtb"] = None

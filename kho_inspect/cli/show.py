@@ -19,7 +19,8 @@ def command(given: Input, full: bool) -> int:
     from kho_inspect.rules.engine import judge
 
     memory, root = given.open()
-    case = build_case(memory, inspect_memory(memory, root, given.options()), CheckOptions())
+    handover = inspect_memory(memory, root, given.options())
+    case = build_case(memory, handover, CheckOptions(), given.limits)
     handover, verdict = case.there, judge(case)
     if given.json:
         from kho_inspect.render.json import show_document

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.memory import Presence
 from kho_inspect.model import FaultKind
 from kho_inspect.units import PhysAddr
@@ -36,6 +37,7 @@ class Context:
     """Lists and descriptors that were followed, with owner and path: none is followed twice."""
     table_budget: list[int] = field(default_factory=list)
     """Bytes of tables that may still be read, in one cell: no more than the dump stores."""
+    limits: Limits = DEFAULT_LIMITS
 
     def is_first(self, paddr: PhysAddr, owner: str, what: str, path: str) -> bool:
         """Whether nobody followed this pointer before.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kho_inspect import fdt
 from kho_inspect.errors import FdtError, MissingMemoryError
+from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.model import Blob, FaultKind, FdtNode
 from kho_inspect.preserved import Preserved
 from kho_inspect.units import PhysAddr, human_size
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.walk.faults import FaultLog
 
-MAX_BLOB = 64 << 20
-"""Largest blob that is read and hashed, bytes; writers use a page or a few."""
-
 
 def blob_address(node: FdtNode, abi: Abi) -> PhysAddr | None:
     """Where a sub-node's blob stands, None when the property is missing or mis-sized."""
@@ -27,7 +25,12 @@ def blob_address(node: FdtNode, abi: Abi) -> PhysAddr | None:
 
 
 def read_blob(
-    memory: PhysicalMemory, preserved: Preserved, node: FdtNode, abi: Abi, faults: FaultLog
+    memory: PhysicalMemory,
+    preserved: Preserved,
+    node: FdtNode,
+    abi: Abi,
+    faults: FaultLog,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Blob:
     """The blob of one sub-node, as far as the dump gives it; what it cannot give is a fault."""
     path = f"/{node.name}"
@@ -43,11 +46,11 @@ def read_blob(
         try:
             if abi.blob_size_property is None:
                 size = _fdt_size(memory, paddr, path, faults)
-            if size is not None and size > MAX_BLOB:
+            if size is not None and size > limits.blob:
                 faults.add(
                     FaultKind.BLOB_TOO_LARGE,
                     f"blob of {human_size(size)} at {paddr:#x} is not read: "
-                    f"the limit is {human_size(MAX_BLOB)}",
+                    f"{exceeded('bytes', 'blob', limits.blob)}",
                     paddr=paddr,
                     path=path,
                 )
@@ -57,7 +60,7 @@ def read_blob(
         except MissingMemoryError as error:
             kind = missing_kind(error, FaultKind.BLOB_OUTSIDE, FaultKind.BLOB_NOT_STORED)
             faults.add(kind, f"blob: {error.message}", paddr=paddr, path=path)
-    tree = _as_fdt(data)
+    tree = _as_fdt(data, paddr, path, faults, limits.fdt)
     return Blob(
         node.name,
         paddr,
@@ -97,10 +100,23 @@ def _fdt_size(memory: PhysicalMemory, paddr: PhysAddr, path: str, faults: FaultL
     return size
 
 
-def _as_fdt(data: bytes | memoryview) -> FdtNode | None:
-    if fdt.total_size(data) is None:
+def _as_fdt(
+    data: bytes | memoryview, paddr: PhysAddr | None, path: str, faults: FaultLog, limit: int
+) -> FdtNode | None:
+    size = fdt.total_size(data)
+    if size is None:
+        return None
+    if limit < size <= len(data):
+        # Elsewhere an FDT that cannot be parsed is plain data; this one only was not tried.
+        faults.add(
+            FaultKind.BLOB_TOO_LARGE,
+            f"FDT of {human_size(size)} at {paddr:#x} is not parsed: "
+            f"{exceeded('bytes', 'fdt', limit)}",
+            paddr=paddr,
+            path=path,
+        )
         return None
     try:
-        return fdt.parse(data)
+        return fdt.parse(data, limit=limit)
     except FdtError:
         return None
