@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kho_inspect.atomic import atomic_file, require_absent
 from kho_inspect.errors import KhoError
 from kho_inspect.memory import Presence
 from kho_inspect.selection import Item, Piece, file_name
 from kho_inspect.units import Extent, PhysAddr
 
 if TYPE_CHECKING:
+    from io import BufferedRandom
+
     from kho_inspect.memory import PhysicalMemory
 
 CHUNK = 4 << 20
@@ -56,12 +57,8 @@ class Extractor:
         Raises KhoError, before anything is written, when a file is in the way.
         """
         names = {item.selector: file_name(item.selector) for item in items}
-        if not self.force:
-            for name in [*names.values(), Path(MANIFEST)]:
-                if os.path.lexists(self.directory / name):
-                    raise KhoError(
-                        f"{self.directory / name} exists", hint="--force, or another directory"
-                    )
+        for name in [*names.values(), Path(MANIFEST)]:
+            require_absent(self.directory / name, self.force, "--force, or another directory")
         entries = [self._extract(item, names[item.selector]) for item in items]
         document = {"schema_version": 1, "source": self.memory.path, "items": entries}
         with self._create(Path(MANIFEST)) as file:
@@ -124,27 +121,21 @@ class Extractor:
                 self.progress(size)
 
     @contextmanager
-    def _create(self, name: Path) -> Iterator[Any]:
-        """A file that gets its name only once it is whole."""
+    def _create(self, name: Path) -> Iterator[BufferedRandom]:
         path = self.directory / name
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for parent in [self.directory / part for part in list(name.parents)[-2::-1]]:
-            if parent.is_symlink():
-                raise KhoError(f"{parent} is a symbolic link", hint="extract to a new directory")
-            parent.mkdir(exist_ok=True)
-        # Beside no file of anybody's: what comes from a dump has its place one level down.
-        number, partial = tempfile.mkstemp(prefix=".kho-inspect-", dir=self.directory)
         try:
-            with os.fdopen(number, "w+b") as file:
-                yield file
-            Path(partial).chmod(0o644)
-            Path(partial).replace(path)
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for parent in [self.directory / part for part in list(name.parents)[-2::-1]]:
+                if parent.is_symlink():
+                    raise KhoError(
+                        f"{parent} is a symbolic link", hint="extract to a new directory"
+                    )
+                parent.mkdir(exist_ok=True)
         except OSError as error:
-            Path(partial).unlink(missing_ok=True)
             raise KhoError(f"cannot write {path}: {error.strerror}") from error
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        # Beside no file of anybody's: what comes from a dump has its place one level down.
+        with atomic_file(path, beside=self.directory) as file:
+            yield file
 
 
 def _split(memory: PhysicalMemory, paddr: PhysAddr, size: int) -> Iterator[tuple[Extent, Presence]]:

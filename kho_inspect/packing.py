@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from kho_inspect import __version__, intervals
+from kho_inspect.atomic import atomic_file
 from kho_inspect.layouts import elf
 from kho_inspect.locate import Pointer
 from kho_inspect.preserved import RadixTree
@@ -143,20 +144,10 @@ def write_packed(
     path: Path,
     progress: Callable[[int], None] = lambda size: None,
 ) -> int:
-    """Write the ELF core; returns its size in bytes. Raises OSError.
-
-    The file gets its name only once it is whole.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("xb") as file:
-            _write(memory, packed, file, progress)
-            size = file.tell()
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return size
+    """Write the ELF core; returns its size in bytes. Raises KhoError."""
+    with atomic_file(path) as file:
+        _write(memory, packed, file, progress)
+        return file.tell()
 
 
 def _write(

@@ -30,7 +30,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"layouts"}),
     frozenset({"claims"}),
     frozenset({"model", "preserved", "contents", "geometry", "expectations"}),
-    frozenset({"abi", "intervals", "limits"}),
+    frozenset({"abi", "atomic", "intervals", "limits"}),
     frozenset({"units", "errors"}),
 )
 """Rooms from the top floor down. Rooms of one floor do not import each other."""

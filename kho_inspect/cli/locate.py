@@ -9,18 +9,25 @@ import click
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.options import Input, reads_dump
 from kho_inspect.cli.progress import progress_bar
-from kho_inspect.errors import KhoError
 
 
 @click.command("locate")
 @reads_dump
-@click.option("--write-dtb", metavar="FILE", type=click.Path(), help="Write the best one there.")
+@click.option(
+    "--write-dtb",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the best one there.",
+)
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
-def command(given: Input, write_dtb: str | None, force: bool) -> int:
+def command(given: Input, write_dtb: Path | None, force: bool) -> int:
     """Find root FDTs and the scratch table in a dump, best candidate first."""
+    from kho_inspect.atomic import atomic_file, require_absent
     from kho_inspect.locate import locate
     from kho_inspect.scratch import read_scratch
 
+    if write_dtb is not None:
+        require_absent(write_dtb, force)
     memory = given.open_memory()
     total = sum(extent.size for extent in memory.stored)
     with progress_bar("scan", total) as advance:
@@ -29,7 +36,8 @@ def command(given: Input, write_dtb: str | None, force: bool) -> int:
     pointers = [one for one in located.pointers if best is None or one.fdt == best.paddr]
     scratch = read_scratch(memory, pointers)
     if write_dtb is not None and best is not None:
-        _write(Path(write_dtb), best.data, force)
+        with atomic_file(write_dtb) as file:
+            file.write(best.data)
     if given.json:
         from kho_inspect.render.json import locate_document
 
@@ -39,13 +47,3 @@ def command(given: Input, write_dtb: str | None, force: bool) -> int:
 
         print_located(given.console(), memory.path, located, scratch)
     return exit_codes.CLEAN if best is not None else exit_codes.UNREADABLE
-
-
-def _write(path: Path, data: bytes, force: bool) -> None:
-    try:
-        with path.open("wb" if force else "xb") as file:
-            file.write(data)
-    except FileExistsError:
-        raise KhoError(f"{path} exists", hint="--force, or another name") from None
-    except OSError as error:
-        raise KhoError(f"cannot write {path}: {error.strerror}") from error

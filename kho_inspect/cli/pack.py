@@ -8,7 +8,6 @@ import click
 
 from kho_inspect.cli.options import Input, exit_status, reads_handover
 from kho_inspect.cli.progress import progress_bar
-from kho_inspect.errors import KhoError
 from kho_inspect.units import human_size
 
 
@@ -32,22 +31,19 @@ from kho_inspect.units import human_size
 @click.option("--force", is_flag=True, help="Overwrite FILE.elf if it exists.")
 def command(given: Input, output: Path, content: bool, scratch: bool, force: bool) -> int:
     """Pack the handover into a small ELF core, to attach to a bug report."""
+    from kho_inspect.atomic import require_absent
     from kho_inspect.inspection import inspect_memory
     from kho_inspect.locate import locate
     from kho_inspect.packing import plan, write_packed
 
-    if output.exists() and not force:
-        raise KhoError(f"{output} exists", hint="--force, or another name")
+    require_absent(output, force)
     memory, root = given.open()
     handover = inspect_memory(memory, root, given.options())
     pointers = list(locate(memory).pointers) if scratch else []
     pointers = [one for one in pointers if one.fdt == handover.fdt.paddr]
     packed = plan(memory, handover, pointers, content=content)
-    try:
-        with progress_bar("pack", packed.size) as advance:
-            size = write_packed(memory, packed, output, advance)
-    except OSError as error:
-        raise KhoError(f"cannot write {output}: {error.strerror}") from error
+    with progress_bar("pack", packed.size) as advance:
+        size = write_packed(memory, packed, output, advance)
     if given.json:
         from kho_inspect.render.json import SCHEMA_VERSION
 
