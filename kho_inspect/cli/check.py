@@ -115,7 +115,7 @@ def command(
         boot_dtb,
         _expectations(expect),
     )
-    with given.unpacking() as advance:
+    with given.opening() as advance:
         case = open_case(given.dump, given.dtb, given.options(), check, advance)
     verdict = judge(case, wanted)
     threshold = Severity.FATAL + 1 if fail_on == "never" else Severity[fail_on.upper()]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TextIO
 
 import click
 
@@ -75,21 +77,21 @@ def run(args: Sequence[str] | None = None) -> int:
     try:
         code = cli.main(args, prog_name="kho-inspect", standalone_mode=False)
         sys.stdout.flush()
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return exit_codes.INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        _tell(shown.getvalue())
         return exit_codes.USAGE
     except KhoError as error:
         _complain(error.message, error.hint)
         return exit_codes.UNREADABLE
-    except KeyboardInterrupt:
-        return exit_codes.INTERRUPTED
     except BrokenPipeError:
-        _abandon_stdout()
+        _abandon(sys.stdout)
         return exit_codes.BROKEN_PIPE
     except OSError as error:
-        _abandon_stdout()
+        _abandon(sys.stdout)
         _complain(f"cannot write the output: {error.strerror}")
         return exit_codes.UNREADABLE
     except MemoryError:
@@ -101,11 +103,20 @@ def run(args: Sequence[str] | None = None) -> int:
 def _complain(message: str, hint: str | None = None) -> None:
     from kho_inspect.render.safe import safe
 
-    click.echo(f"kho-inspect: {safe(message)}", err=True)
-    if hint:
-        click.echo(f"  try: {safe(hint)}", err=True)
+    _tell(f"kho-inspect: {safe(message)}\n" + (f"  try: {safe(hint)}\n" if hint else ""))
 
 
-def _abandon_stdout() -> None:
-    """Keep the interpreter from flushing into the same broken stdout once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _tell(text: str) -> None:
+    """Write lines to stderr; where that fails too, the exit status says the rest."""
+    from kho_inspect.render.safe import safe
+
+    try:
+        # Whatever wrote them may have repeated what it was given.
+        click.echo("\n".join(safe(line) for line in text.split("\n")), err=True, nl=False)
+    except OSError:
+        _abandon(sys.stderr)
+
+
+def _abandon(stream: TextIO) -> None:
+    """Keep the interpreter from flushing into the same broken file once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -13,6 +13,7 @@ import click
 
 from kho_inspect.abi import ABIS
 from kho_inspect.cli import exit_codes
+from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.limits import BUDGETS, Limits
@@ -98,14 +99,14 @@ class Input:
         """Open the dump alone."""
         from kho_inspect.inspection import open_dump
 
-        with self.unpacking() as advance:
+        with self.opening() as advance:
             return open_dump(self.dump, self.options(), advance)
 
     def open(self) -> tuple[PhysicalMemory, RootFdt]:
         """Open both files, or the running kernel."""
         from kho_inspect.inspection import open_inputs
 
-        with self.unpacking() as advance:
+        with self.opening() as advance:
             return open_inputs(self.dump, self.dtb, self.options(), advance)
 
     def inspect(self) -> Handover:
@@ -114,8 +115,12 @@ class Input:
 
         return inspect_memory(*self.open(), self.options())
 
-    def unpacking(self) -> AbstractContextManager[Callable[[int], None]]:
-        """A progress bar for a compressed dump, which takes its time to be unpacked."""
+    def opening(self) -> AbstractContextManager[Callable[[int], None]]:
+        """To open the dump in: a progress bar, for a compressed one takes its time to be unpacked.
+
+        From then on, a dump that shrinks ends the process in words.
+        """
+        exit_when_cut_short(self.dump)
         path = Path(self.dump)
         packed = not self.live and path.suffix in (".gz", ".xz", ".zst", ".zstd")
         return progress_bar("unpack", path.stat().st_size if packed and path.exists() else 0)

@@ -1,0 +1,88 @@
+"""The process around the command line: its standard files, and the signals that end it.
+
+Imports nothing of ours up here: Ctrl-C is to be quiet from the first import on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+_handlers: list[Any] = []
+"""Keeps alive what C code calls."""
+
+
+class Stopped(BaseException):
+    """A signal asks the process to end: raised in the main thread, so that files are cleaned up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
+
+
+def prepare() -> None:
+    """Make sure of the standard files, and turn SIGINT and SIGTERM into Stopped."""
+    # With one of the first three closed (``>&-``), the next file opened would get its number:
+    # a message for stderr would be written into a dump's copy.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123  # for good
+    for one in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(one) is not signal.SIG_IGN:  # by nohup, or a shell's ``&``
+            signal.signal(one, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Nobody's second Ctrl-C is to disturb the cleaning up.
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+def let_signals_kill() -> None:
+    """Once there is nothing left to clean up: what Python does at its end is not to be told of."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(one) is _stop:
+            signal.signal(one, signal.SIG_DFL)
+
+
+def exit_when_cut_short(path: str) -> None:
+    """From now on, exit in words when the mapped file ``path`` shrinks while it is read.
+
+    Touching a page that is no more raises SIGBUS, which kills the process. Python's own handlers
+    run between two instructions of its interpreter, but there is no next one: the read itself
+    has to be left. So C code is to be called, through ctypes, and does not return. It may run
+    Python, for a fault in reading a mapping leaves no lock of the interpreter's behind; ctypes
+    takes the GIL where zlib or another had released it.
+    """
+    import ctypes
+
+    from kho_inspect.atomic import remove_unfinished
+    from kho_inspect.cli.exit_codes import UNREADABLE
+    from kho_inspect.render.safe import safe
+
+    message = (
+        f"kho-inspect: {safe(path)} was cut short while it was read, or its disk failed\n"
+        "  try: inspect a copy that nobody writes to\n"
+    ).encode(errors="backslashreplace")
+
+    def leave(number: int) -> None:
+        try:
+            remove_unfinished()
+            os.write(2, message)
+        finally:
+            os._exit(UNREADABLE)
+
+    handler_type = ctypes.CFUNCTYPE(None, ctypes.c_int)
+    _handlers[:] = [handler_type(leave)]
+    # Python's own wrapper of sigaction, whose struct is another one on every platform.
+    set_signal = ctypes.pythonapi.PyOS_setsig
+    set_signal.argtypes = (ctypes.c_int, handler_type)
+    set_signal.restype = ctypes.c_void_p
+    set_signal(signal.SIGBUS, _handlers[0])
