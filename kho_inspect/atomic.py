@@ -38,7 +38,10 @@ def atomic_file(path: Path, beside: Path | None = None) -> Iterator[BufferedRand
     except OSError as error:
         if error.errno == errno.EFAULT:
             # Of writing from a mapped file; in any other place its reader is killed, by SIGBUS.
-            raise KhoError(f"cannot write {path}: the dump shrank while it was read") from error
+            raise KhoError(
+                f"cannot write {path}: the dump was cut short meanwhile, or its disk failed",
+                hint="inspect a copy that nobody writes to",
+            ) from error
         raise KhoError(f"cannot write {path}: {error.strerror}") from error
     finally:
         _remove(partial)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
     from kho_inspect.expectations import Expectation
 
+MAX_EXPECTATIONS = 64 << 20
+"""Bytes read of a file of expectations: a million files make as many."""
 LEVELS = ("fatal", "error", "warning", "info")
 REPORTS = ("text", "json", "junit", "sarif", "github")
 
@@ -164,10 +165,10 @@ def _expectations(path: str | None) -> list[Expectation] | None:
     if path is None:
         return None
     from kho_inspect.expectations import parse_expectations
+    from kho_inspect.memory.files import read_head
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UnreadableInputError(f"cannot read {path}: {reason}", source=path) from error
+        text = read_head(path, MAX_EXPECTATIONS).decode()
+    except UnicodeDecodeError as error:
+        raise UnreadableInputError(f"cannot read {path}: not UTF-8", source=path) from error
     return parse_expectations(text, path)

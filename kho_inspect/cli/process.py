@@ -75,6 +75,8 @@ def exit_when_cut_short(path: str) -> None:
     def leave(number: int) -> None:
         try:
             remove_unfinished()
+            if os.isatty(2):  # a progress bar may stand there, with the cursor hidden
+                os.write(2, b"\r\x1b[K\x1b[?25h")
             os.write(2, message)
         finally:
             os._exit(UNREADABLE)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.memory.elf_core import open_elf
+from kho_inspect.memory.files import open_regular
 from kho_inspect.memory.mapped import MappedMemory
 
 KCORE = "/proc/kcore"
@@ -46,10 +47,12 @@ class KcoreFile:
         """Raises UnreadableInputError with the likely reason: permission, lockdown, no kcore."""
         self.path = path
         try:
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115, PTH123
-            self.size = os.fstat(self._file.fileno()).st_size
-        except OSError as error:
-            raise _refused(path, error) from error
+            self._file = open(open_regular(path), "rb", buffering=0)  # noqa: SIM115, PTH123
+        except UnreadableInputError as error:
+            if isinstance(error.__cause__, OSError):
+                raise _refused(path, error.__cause__) from error
+            raise
+        self.size = os.fstat(self._file.fileno()).st_size
         self.view = _Reads(self._file.fileno(), path)
 
     def data_extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
