@@ -10,7 +10,7 @@ from kho_inspect.claims import ClaimLog
 from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.registry import FILE_DECODERS, decode_blob
 from kho_inspect.decoders.subnode import blob_address, read_blob
-from kho_inspect.errors import MissingMemoryError, NotAHandoverError
+from kho_inspect.errors import NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.live import DEBUGFS, live_fdt
@@ -25,6 +25,7 @@ from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.page_size import find_page_size
 from kho_inspect.walk.radix import walk_radix
+from kho_inspect.walk.search import find_page
 
 MAX_ROOT_PAGES = 1 << 16
 """Unclaimed pages that are compared with the root FDT."""
@@ -113,7 +114,7 @@ def inspect_memory(
         if not options.lenient:
             _require_root_in_dump(memory, root.memory_map)
         walk = walk_radix if root.abi.radix else walk_chunks
-        tree, preserved = walk(memory, geometry, root.memory_map, faults)
+        tree, preserved = walk(memory, geometry, root.memory_map, faults, options.limits)
     _note_defects(root, geometry, faults)
     claims = ClaimLog(geometry.shift)
     limits = options.limits
@@ -178,19 +179,8 @@ def _find_root_fdt(
     """
     if root.paddr is not None:
         return root.paddr
-    left = MAX_ROOT_PAGES
-    for start, end in zip(*unclaimed(preserved, claims.claims), strict=True):
-        for pfn in range(int(start), min(int(end), int(start) + left)):
-            paddr = pfn << preserved.page_shift
-            try:
-                if memory.read(paddr, root.size) == root.data:
-                    return paddr
-            except MissingMemoryError:
-                continue
-        left -= int(end - start)
-        if left <= 0:
-            break
-    return None
+    pages = unclaimed(preserved, claims.claims)
+    return find_page(memory, pages, preserved.page_shift, root.data, MAX_ROOT_PAGES)
 
 
 def _choose_geometry(

@@ -36,6 +36,7 @@ class FaultKind(StrEnum):
     CHUNK_COUNT = "chunk-count"
     CHUNK_ORDER = "chunk-order"
     CHUNK_START = "chunk-start"
+    LIMIT = "limit"
     KEY_NO_ORDER = "key-no-order"
     KEY_ORDER_TOO_HIGH = "key-order-too-high"
     ORDER0_LOST = "order0-lost"
@@ -238,8 +239,9 @@ class Ownership:
 
     def extents(self, pages: Intervals) -> Iterator[Extent]:
         """A set of page frame intervals as byte extents."""
-        for start, end in zip(pages[0].tolist(), pages[1].tolist(), strict=True):
-            yield Extent(start << self.page_shift, end << self.page_shift)
+        from kho_inspect import intervals
+
+        return intervals.extents(pages, self.page_shift)
 
 
 @dataclass(frozen=True, slots=True)

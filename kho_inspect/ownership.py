@@ -184,13 +184,10 @@ def _owners(
         np.add.at(sums, owner, values)
         return [int(value) for value in sums]
 
-    pages = intervals.length_below(preserved.merged, ends) - intervals.length_below(
-        preserved.merged, starts
-    )
+    pages = intervals.length_within(preserved.merged, starts, ends)
     blocks = np.zeros(len(starts), dtype=np.int64)
     for order, runs in preserved.runs.items():
-        in_run = intervals.length_below(runs, ends) - intervals.length_below(runs, starts)
-        blocks += in_run >> order
+        blocks += intervals.length_within(runs, starts, ends) >> order
     return tuple(
         Owner(name, size << preserved.page_shift, count)
         for name, size, count in zip(names, per_owner(pages), per_owner(blocks), strict=True)

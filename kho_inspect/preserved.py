@@ -150,27 +150,15 @@ class Preserved:
     @cached_property
     def merged(self) -> Intervals:
         """Maximal page-frame extents over all orders, sorted and disjoint."""
-        import numpy as np
-
         from kho_inspect import intervals
 
-        if not self.runs:
-            return intervals.empty()
-        if len(self.runs) == 1:
-            return next(iter(self.runs.values()))
-        return intervals.merge(
-            np.concatenate([starts for starts, _ in self.runs.values()]),
-            np.concatenate([ends for _, ends in self.runs.values()]),
-        )
+        return intervals.union(self.runs.values())
 
     def extents(self) -> Iterator[Extent]:
         """:attr:`merged` as byte extents, one at a time."""
-        starts, ends = self.merged
-        for at in range(0, len(starts), 4096):
-            for start, end in zip(
-                starts[at : at + 4096].tolist(), ends[at : at + 4096].tolist(), strict=True
-            ):
-                yield Extent(start << self.page_shift, end << self.page_shift)
+        from kho_inspect import intervals
+
+        return intervals.extents(self.merged, self.page_shift)
 
     def covers(self, paddr: PhysAddr, size: int) -> bool:
         """Whether every one of ``size`` bytes from ``paddr`` is preserved."""

@@ -260,6 +260,17 @@ def bitmap_start(it: Reference) -> Seen:
     )
 
 
+@broken("KHO216", "warning")
+def over_budget(it: Reference) -> Seen:
+    it.max_nodes = len(it.image.nodes) - 1
+    node, key = it.image.root, 0
+    for level in range(5, 0, -1):
+        last = max(at for at in range(512) if it.image.read_u64(node + 8 * at))
+        key |= last << 15 + 9 * (level - 1)
+        node = it.image.read_u64(node + 8 * last)
+    return Seen(None, steps(key, 0), "tree nodes; --max-nodes raises that")
+
+
 # -- KHO3xx: preserved memory and scratch
 
 

@@ -106,6 +106,8 @@ class Reference:
         """A page that a structure of a kind unknown to all rules is to claim."""
         self.cut = 0
         """Bytes missing at the end of the dump file."""
+        self.max_nodes: int | None = None
+        """A budget for the tool that reads it."""
         self.last: list[Callable[[], None]] = []
         """What is to happen after everything has been written to memory."""
         self._build()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,13 +84,40 @@ def test_intersection_and_difference(a: list[tuple[int, int]], b: list[tuple[int
 
 
 @given(pairs, st.lists(points, max_size=20))
-def test_contains_and_length_below(found: list[tuple[int, int]], where: list[int]) -> None:
+def test_contains_asks_point_by_point(found: list[tuple[int, int]], where: list[int]) -> None:
     merged = intervals.merge(*intervals.from_pairs(found))
-    at = np.array(where, dtype=np.int64)
     inside = model(found)
+    at = np.array(where, dtype=np.int64)
     assert intervals.contains(merged, at).tolist() == [point in inside for point in where]
-    below = [sum(point < limit for point in inside) for limit in where]
-    assert intervals.length_below(merged, at).tolist() == below
+
+
+@given(pairs, pairs)
+def test_length_within_counts_the_points(
+    found: list[tuple[int, int]], asked: list[tuple[int, int]]
+) -> None:
+    merged = intervals.merge(*intervals.from_pairs(found))
+    starts, ends = intervals.from_pairs(asked)
+    assert intervals.length_within(merged, starts, ends).tolist() == [
+        len(model(found) & set(range(start, end))) for start, end in asked if start < end
+    ]
+
+
+@settings(max_examples=200)
+@given(st.lists(pairs, max_size=4))
+def test_union_of_merged_sets(found: list[list[tuple[int, int]]]) -> None:
+    sets = [intervals.merge(*intervals.from_pairs(one)) for one in found]
+    every = intervals.union(sets)
+    assert members(every) == {point for one in found for point in model(one)}
+    assert canonical(every)
+
+
+def test_large_sets_are_worked_on_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "WINDOW", 3)
+    one = intervals.from_pairs([(at, at + 7) for at in range(0, 200, 10)])
+    two = intervals.from_pairs([(at, at + 2) for at in range(1, 190, 5)])
+    assert members(intervals.intersect(one, two)) == members(one) & members(two)
+    assert members(intervals.subtract(one, two)) == members(one) - members(two)
+    assert canonical(intervals.subtract(one, two))
 
 
 @settings(max_examples=200)

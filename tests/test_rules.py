@@ -23,7 +23,7 @@ from tests.broken_base import Seen
 from tests.captures import HOME, Capture
 from tests.reference import Reference
 from tests.running import in_process
-from tests.verdicts import EXPECT, above_info, codes, with_foreign
+from tests.verdicts import EXPECT, above_info, codes, options_for, with_foreign
 
 LEVELS = ("info", "warning", "error", "fatal")
 SECTIONS = ("Matters", "Causes", "Enforced by")
@@ -70,7 +70,7 @@ def opened(it: Reference, target: str, expect: str) -> Case:
     wishes = parse_expectations(expect, EXPECT) if expect else None
     check = CheckOptions(target=abi, target_name=target, expectations=wishes)
     with TemporaryDirectory() as folder:
-        return with_foreign(open_case(*it.write(Path(folder)), Options(), check), it.foreign)
+        return with_foreign(open_case(*it.write(Path(folder)), options_for(it), check), it.foreign)
 
 
 @cache

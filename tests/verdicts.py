@@ -14,6 +14,7 @@ from kho_inspect.checking import CheckOptions, open_case
 from kho_inspect.contents import Claim
 from kho_inspect.expectations import parse_expectations
 from kho_inspect.inspection import Options
+from kho_inspect.limits import Limits
 from kho_inspect.ownership import account
 from kho_inspect.rules.base import Finding, Severity
 from kho_inspect.rules.case import Case
@@ -31,7 +32,13 @@ def verdict_of(it: Reference, target: str = "", expect: str = "") -> Verdict:
     abi = find_target(target) if target else None
     with tempfile.TemporaryDirectory() as folder:
         check = CheckOptions(target=abi, target_name=target, expectations=wishes)
-        return judge(with_foreign(open_case(*it.write(Path(folder)), Options(), check), it.foreign))
+        case = open_case(*it.write(Path(folder)), options_for(it), check)
+        return judge(with_foreign(case, it.foreign))
+
+
+def options_for(it: Reference) -> Options:
+    """How to read a reference."""
+    return Options() if it.max_nodes is None else Options(limits=Limits(nodes=it.max_nodes))
 
 
 def with_foreign(case: Case, paddr: int | None) -> Case:

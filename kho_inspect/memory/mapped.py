@@ -116,40 +116,55 @@ class MappedMemory:
 
     def stored_mask(self, paddrs: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
         """See :class:`PhysicalMemory`."""
-        inside, _ = self._locate(paddrs, size)
+        started, whole, _ = self._locate(paddrs, size)
         # An item may straddle two blocks that touch in memory but not in the file.
-        for odd in (~inside).nonzero()[0].tolist():
-            inside[odd] = self.presence(int(paddrs[odd]), size) is Presence.STORED
-        return inside
+        for odd in (started & ~whole).nonzero()[0].tolist():
+            whole[odd] = self.presence(int(paddrs[odd]), size) is Presence.STORED
+        return whole
 
     def gather(self, paddrs: NDArray[np.uint64], dtype: np.dtype[Any]) -> NDArray[Any]:
         """See :class:`PhysicalMemory`."""
         import numpy as np
 
-        size = dtype.itemsize
-        inside, offsets = self._locate(paddrs, size)
+        size, view = dtype.itemsize, self._file.view
+        _, whole, offsets = self._locate(paddrs, size)
+        if not len(paddrs):
+            return np.empty(0, dtype=dtype)
+        skew = int(offsets[0]) % size
+        if isinstance(view, memoryview) and whole.all() and not ((offsets - skew) % size).any():
+            # Nodes of a tree stand on pages: numpy takes them out of the file by itself.
+            rows = np.frombuffer(
+                view, dtype=f"V{size}", offset=skew, count=(len(view) - skew) // size
+            )
+            items = rows[(offsets - skew) // size].view(dtype)
+            # Thousands of pages that were read once need not stay resident.
+            if len(items) > 16:
+                self._file.forget(int(offsets.min()), int(offsets.max()) + size)
+            return items
         items = np.empty(len(paddrs), dtype=dtype)
-        flat, view = items.view(np.uint8).data, self._file.view
-        for row, (whole, offset) in enumerate(zip(inside.tolist(), offsets.tolist(), strict=True)):
-            data = view[offset : offset + size] if whole else self.read(int(paddrs[row]), size)
+        flat = items.view(np.uint8).data
+        for row, (one, offset) in enumerate(zip(whole.tolist(), offsets.tolist(), strict=True)):
+            data = view[offset : offset + size] if one else self.read(int(paddrs[row]), size)
             flat[row * size : (row + 1) * size] = data
         return items
 
     def _locate(
         self, paddrs: NDArray[np.uint64], size: int
-    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Which items lie whole in one block, and the file offset of those that do."""
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+        """Which items start in a block, which lie whole in it, and the file offset of those."""
         import numpy as np
 
         if not self._blocks:
-            return np.zeros(len(paddrs), dtype=bool), np.zeros(len(paddrs), dtype=np.int64)
+            none = np.zeros(len(paddrs), dtype=bool)
+            return none, none, np.zeros(len(paddrs), dtype=np.int64)
         starts, lasts, offsets = self._block_arrays
         at = np.searchsorted(starts, paddrs, side="right") - 1
-        inside = at >= 0
-        at[~inside] = 0
-        room = lasts[at] - paddrs  # wraps around where paddr lies beyond the block: masked next
-        inside &= (paddrs <= lasts[at]) & (room >= np.uint64(size - 1))
-        return inside, offsets[at] + (paddrs - starts[at]).astype(np.int64)
+        started = at >= 0
+        at[~started] = 0
+        started &= paddrs <= lasts[at]
+        room = lasts[at] - paddrs  # wraps around where paddr lies beyond the block: masked
+        whole = started & (room >= np.uint64(size - 1))
+        return started, whole, offsets[at] + (paddrs - starts[at]).astype(np.int64)
 
     def data_chunks(self, size: int, overlap: int) -> Iterator[tuple[PhysAddr, memoryview]]:
         """See :class:`PhysicalMemory`."""

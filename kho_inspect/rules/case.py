@@ -32,6 +32,7 @@ _TREE_AND_FDT = frozenset(
         FaultKind.KEY_ORDER_TOO_HIGH,
         FaultKind.ORDER0_LOST,
         FaultKind.DUMP_INCOMPLETE,
+        FaultKind.LIMIT,
     )
 )
 
@@ -178,9 +179,7 @@ class Case(MapCase):
                 yield from self._unpreserved_pieces(claim)
 
     def _unpreserved_pieces(self, claim: Claim) -> Iterator[Found]:
-        missing = intervals.length_below(self.dangling, claim.ends) - intervals.length_below(
-            self.dangling, claim.starts
-        )
+        missing = intervals.length_within(self.dangling, claim.starts, claim.ends)
         pieces = missing.nonzero()[0]
         if not len(pieces):
             return

@@ -182,12 +182,11 @@ class MapCase:
     @cached_property
     def overlaps(self) -> Intervals:
         """Page frames that several preserved blocks share."""
-        runs = self.preserved.runs.values()
-        none = np.empty(0, dtype=np.int64)
-        return intervals.overlaps(
-            np.concatenate([none, *(low for low, _ in runs)]),
-            np.concatenate([none, *(high for _, high in runs)]),
-        )
+        below, shared = intervals.empty(), []
+        for run in sorted(self.preserved.runs.values(), key=lambda run: len(run[0])):
+            shared.append(intervals.intersect(below, run))
+            below = intervals.union([below, run])
+        return intervals.union(shared)
 
     @cached_property
     def doubtful(self) -> Intervals:

@@ -247,3 +247,14 @@ def bitmap_start(case: Case) -> Iterator[Found]:
     Enforced by: nobody: ``deserialize_bitmap()`` takes it as it is.
     """
     return case.found(FaultKind.CHUNK_START)
+
+
+@rule("KHO216", Severity.WARNING, "if the handover really is that large: the option that is named")
+def over_budget(case: Case) -> Iterator[Found]:
+    """The handover is no larger than any honest one.
+
+    Matters: what lies beyond the budget was not read, and is not judged.
+    Causes: memory corruption, junk in place of the tree; or a machine larger than was thought of.
+    Enforced by: nobody; it concerns this tool.
+    """
+    return case.found(FaultKind.LIMIT)

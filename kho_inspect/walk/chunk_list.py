@@ -19,6 +19,7 @@ from kho_inspect.layouts.v1 import (
     khoser_mem_chunk_hdr,
 )
 from kho_inspect.layouts.views import dtype_of, parse_record
+from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.model import FaultKind
 from kho_inspect.preserved import ChunkList, MapChunk, Preserved
 from kho_inspect.units import PhysAddr, plural
@@ -35,13 +36,18 @@ if TYPE_CHECKING:
 
 
 def walk_chunks(
-    memory: PhysicalMemory, geometry: PageGeometry, first: PhysAddr, faults: FaultLog
+    memory: PhysicalMemory,
+    geometry: PageGeometry,
+    first: PhysAddr,
+    faults: FaultLog,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[ChunkList, Preserved]:
     """The chunk list at ``first`` and the blocks of all bitmaps that could be read.
 
-    No chunk and no bitmap is read twice, so the work is bounded by the dump's own size.
+    No chunk and no bitmap is read twice, so the work is bounded by the dump's own size, and by
+    ``limits``.
     """
-    walker = _Walker(memory, geometry, faults)
+    walker = _Walker(memory, geometry, faults, limits)
     chunks = walker.read_chunks(first)
     size = bitmap_size(geometry, chunks)
     orders: dict[int, list[Intervals]] = {}
@@ -87,10 +93,15 @@ def bitmap_size(geometry: PageGeometry, chunks: list[MapChunk]) -> int:
 
 
 class _Walker:
-    def __init__(self, memory: PhysicalMemory, geometry: PageGeometry, faults: FaultLog) -> None:
+    def __init__(
+        self, memory: PhysicalMemory, geometry: PageGeometry, faults: FaultLog, limits: Limits
+    ) -> None:
         self.memory = memory
         self.geometry = geometry
         self.faults = faults
+        self.limits = limits
+        self.runs = 0
+        """Runs of set bits found so far."""
         self.seen: set[int] = set()
         self.pointers = 0
         self.lost: list[tuple[int, int]] = []
@@ -104,6 +115,11 @@ class _Walker:
             self.pointers += 1
             path = f"chunk {len(chunks)}"
             what = f"kho-v1 {path} at {at:#x}"
+            if self.pointers > self.limits.nodes:
+                self.give_up(
+                    FaultKind.LIMIT, exceeded("bitmaps", "nodes", self.limits.nodes), at, path
+                )
+                break
             if at % page:
                 self.give_up(
                     FaultKind.NODE_MISALIGNED, f"{what} is not aligned to a page", at, path
@@ -122,6 +138,7 @@ class _Walker:
             chunk, at = self.parse_chunk(at, data, path)
             if chunk is not None:
                 chunks.append(chunk)
+                self.pointers += len(chunk.bitmap)
         return chunks
 
     def parse_chunk(
@@ -164,7 +181,6 @@ class _Walker:
         good = np.zeros(len(chunk.bitmap), dtype=bool)
         stored = self.memory.stored_mask(chunk.bitmap, size)
         block = 1 << (chunk.order + self.geometry.shift)
-        self.pointers += len(chunk.bitmap)
         for index, (start, bitmap) in enumerate(
             zip(chunk.phys_start.tolist(), chunk.bitmap.tolist(), strict=True)
         ):
@@ -203,12 +219,16 @@ class _Walker:
 
     def read_bitmaps(self, chunk: MapChunk, size: int) -> Intervals:
         """The set bits of a chunk's bitmaps as page frames."""
-        if not len(chunk.bitmap):
+        if not len(chunk.bitmap) or self.runs > self.limits.runs:
             return intervals.empty()
         items = self.memory.gather(chunk.bitmap, dtype_of(kho_mem_phys_bits(size)))
         shift = np.uint64(chunk.order + self.geometry.shift)
         first: I64 = (chunk.phys_start >> shift).astype(np.int64)
         (starts, ends), _ = runs_of_bits(items["preserve"], first)
+        self.runs += len(starts)
+        if self.runs > self.limits.runs:
+            message = exceeded("runs of preserved pages", "runs", self.limits.runs)
+            self.give_up(FaultKind.LIMIT, message, chunk.paddr, "chunk list")
         # Beyond the address space there is no page, whatever the bitmap says.
         limit = 1 << (self.geometry.order0_bit - chunk.order)
         ends = np.minimum(ends, limit)

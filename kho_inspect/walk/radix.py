@@ -7,6 +7,7 @@ many pointers lead to it, so the work is bounded by the dump's own size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +16,13 @@ from kho_inspect import intervals
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.radix import kho_radix_leaf, kho_radix_node
 from kho_inspect.layouts.views import dtype_of
+from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.memory import Presence
 from kho_inspect.model import FaultKind
 from kho_inspect.preserved import Preserved, RadixTree, TreeLevel
 from kho_inspect.units import PhysAddr, plural
 from kho_inspect.walk.bitmap import runs_of_bits
+from kho_inspect.walk.keys import KeyRuns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.walk.faults import FaultLog
 
-BATCH_BYTES = 1 << 20
-"""Node bytes that are held and searched at a time."""
+BATCH_BYTES = 1 << 18
+"""Node bytes that are held and searched at a time; a hundred times that in between."""
 
 MAX_LOST = 4096
 """Unreadable subtrees whose extent is kept; with more, all memory counts as lost."""
@@ -43,26 +46,36 @@ _MISSING = {
 
 
 def walk_radix(
-    memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, faults: FaultLog
+    memory: PhysicalMemory,
+    geometry: PageGeometry,
+    root: PhysAddr,
+    faults: FaultLog,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[RadixTree, Preserved]:
     """The tree under ``root`` and all blocks whose keys could be read and decoded.
 
-    Damage goes to ``faults`` and costs the subtree under it.
+    Damage goes to ``faults`` and costs the subtree under it, and so does what is beyond ``limits``.
     """
-    walker = _Walker(memory, geometry, faults)
+    walker = _Walker(memory, geometry, faults, limits)
     tree = walker.walk(root)
-    return tree, Preserved(geometry.shift, walker.decode_runs())
+    walker.check_keys()
+    return tree, Preserved(geometry.shift, walker.runs.result())
 
 
 class _Walker:
-    def __init__(self, memory: PhysicalMemory, geometry: PageGeometry, faults: FaultLog) -> None:
+    def __init__(
+        self, memory: PhysicalMemory, geometry: PageGeometry, faults: FaultLog, limits: Limits
+    ) -> None:
         self.memory = memory
         self.geometry = geometry
         self.faults = faults
+        self.limits = limits
         self.seen: set[int] = set()
-        self.key_runs: list[Intervals] = []
+        self.runs = KeyRuns(geometry)
         self.leaves: TreeLevel | None = None
         self.pointers = 0
+        self.asked = 0
+        """Pages whose presence was asked for one by one."""
         self.lost: list[tuple[int, int]] = []
         """Half-open ranges of keys under pointers that could not be followed."""
 
@@ -76,7 +89,8 @@ class _Walker:
             if not len(paddrs):
                 break
             if number == 0:
-                self.leaves = TreeLevel(0, paddrs, keys, self.read_leaves(paddrs, keys))
+                used = self.read_leaves(paddrs, keys)
+                self.leaves = TreeLevel(0, paddrs[: len(used)], keys[: len(used)], used)
                 levels.append(self.leaves)
             else:
                 used, children, child_keys = self.read_tables(paddrs, keys, number, levels)
@@ -100,27 +114,42 @@ class _Walker:
             rows, columns = np.nonzero(tables)
             self.pointers += len(rows)
             used[at : at + batch] = np.bincount(rows, minlength=len(tables))
-            kept = self.keep_readable(
+            wanted, wanted_keys = self.keep_readable(
                 tables[rows, columns],
                 keys[at + rows] | columns << shift,
                 level - 1,
                 _Parents(paddrs[at : at + batch], rows, columns, level, above),
             )
-            children.append(kept[0])
-            child_keys.append(kept[1])
+            room = self.limits.nodes - (len(self.seen) - len(wanted))
+            if len(wanted) > room:
+                room = max(room, 0)
+                self.give_up(wanted_keys[room:], level - 1, "tree nodes", "nodes")
+            children.append(wanted[:room])
+            child_keys.append(wanted_keys[:room])
         return used, np.concatenate(children), np.concatenate(child_keys)
 
     def read_leaves(self, paddrs: NDArray[np.uint64], keys: I64) -> I64:
-        """Bits set per leaf; the runs of keys go to :attr:`key_runs`."""
+        """Bits set per leaf read; the runs of keys go to :attr:`runs`."""
         dtype = dtype_of(kho_radix_leaf(self.geometry))
         batch = max(1, BATCH_BYTES // dtype.itemsize)
         used = []
         for at in range(0, len(paddrs), batch):
             items = self.memory.gather(paddrs[at : at + batch], dtype)
             runs, bits = runs_of_bits(items["bitmap"], keys[at : at + batch])
-            self.key_runs.append(runs)
+            self.runs.add(*runs)
             used.append(bits)
+            if self.runs.count > self.limits.runs:
+                self.give_up(keys[at + batch :], 0, "runs of preserved pages", "runs")
+                break
         return np.concatenate(used)
+
+    def give_up(self, keys: I64, level: int, what: str, option: str) -> None:
+        """A fault for nodes that a budget leaves unread."""
+        if len(keys):
+            self.lose(keys, level)
+            message = exceeded(what, option, getattr(self.limits, option))
+            path = self.geometry.node_path(int(keys[0]), level)
+            self.faults.add(FaultKind.LIMIT, message, path=path, count=len(keys))
 
     def keep_readable(
         self, paddrs: NDArray[np.uint64], keys: I64, level: int, parents: _Parents | None
@@ -135,10 +164,8 @@ class _Walker:
             (paddrs, keys, level, parents),
         )
         stored = self.memory.stored_mask(paddrs, page)
-        for presence, (kind, what) in _MISSING.items():
-            wrong = np.zeros(len(paddrs), dtype=bool)
-            for index in np.flatnonzero(good & ~stored).tolist():
-                wrong[index] = self.memory.presence(int(paddrs[index]), page) is presence
+        for presence, wrong in self.missing(paddrs, good & ~stored).items():
+            kind, what = _MISSING[presence]
             self.report(wrong, kind, what, (paddrs, keys, level, parents))
         good &= stored
         aliased = np.zeros(len(paddrs), dtype=bool)
@@ -159,6 +186,43 @@ class _Walker:
         good &= ~(aliased | cyclic)
         return paddrs[good], keys[good]
 
+    def missing(
+        self, paddrs: NDArray[np.uint64], wrong: NDArray[np.bool_]
+    ) -> dict[Presence, NDArray[np.bool_]]:
+        """Pages that are not stored, by what the dump says of them."""
+        at = np.flatnonzero(wrong)
+        # A hostile table has hundreds of such pointers: each page is asked for once, and of very
+        # many only whether they are the machine's memory at all.
+        pages, which = np.unique(paddrs[at], return_inverse=True)
+        asked = pages[: max(0, MAX_LOST - self.asked)].tolist()
+        self.asked += len(asked)
+        said = [self.memory.presence(page, self.geometry.page_size) for page in asked]
+        rest = pages[len(asked) :]
+        inside = np.searchsorted(self.declared, rest, side="right") & 1
+        said += [Presence.NOT_STORED if one else Presence.OUTSIDE for one in inside.tolist()]
+        found = {}
+        for presence in dict.fromkeys(said):
+            found[presence] = np.zeros(len(paddrs), dtype=bool)
+            found[presence][at] = np.array([one is presence for one in said], dtype=bool)[which]
+        return found
+
+    @cached_property
+    def declared(self) -> NDArray[np.uint64]:
+        """Where the machine's memory starts, ends, starts again …"""
+        # No page starts at 2**64 - 1, so that can stand for 2**64.
+        bounds = [
+            min(bound, (1 << 64) - 1)
+            for extent in self.memory.declared
+            for bound in (extent.start, extent.end)
+        ]
+        return np.array(bounds, dtype=np.uint64)
+
+    def lose(self, keys: I64, level: int) -> None:
+        """Whatever the nodes at ``keys`` record is not known."""
+        if len(self.lost) < MAX_LOST:
+            span = 1 << self.geometry.level_shift(level + 1)
+            self.lost += [(key, key + span) for key in keys[:MAX_LOST].tolist()]
+
     def report(
         self,
         wrong: NDArray[np.bool_],
@@ -171,9 +235,7 @@ class _Walker:
         bad = np.flatnonzero(wrong)
         if not len(bad):
             return
-        if len(self.lost) < MAX_LOST:
-            span = 1 << self.geometry.level_shift(level + 1)
-            self.lost += [(key, key + span) for key in keys[bad].tolist()]
+        self.lose(keys[bad], level)
         if parents is None:
             paddr = int(paddrs[0])
             self.faults.add(kind, f"tree root {paddr:#x} is {what}", paddr=paddr, path="root")
@@ -193,44 +255,25 @@ class _Walker:
                 count=count,
             )
 
-    def decode_runs(self) -> dict[int, Intervals]:
-        """Runs of keys as runs of page frames, per order; keys that decode to none are faults."""
-        if not self.key_runs:
-            return {}
-        starts = np.concatenate([runs[0] for runs in self.key_runs])
-        ends = np.concatenate([runs[1] for runs in self.key_runs])
-        self.key_runs.clear()
-        starts, ends = self.split_by_order(starts, ends)
-        geometry = self.geometry
-        top = geometry.order0_bit
-        bounds = np.searchsorted(starts, [1 << high for high in range(min(top + 2, 63))])
-        if bounds[0] > 0:
+    def check_keys(self) -> None:
+        """Keys that decode to no page are faults."""
+        if self.runs.no_order:
             self.faults.add(
                 FaultKind.KEY_NO_ORDER,
                 "key 0 is set: it has no order bit, so it names no page",
                 paddr=self.leaf_of(0),
-                path=geometry.entry_path(0, 0),
+                path=self.geometry.entry_path(0, 0),
             )
-        orders: dict[int, Intervals] = {}
-        for high in range(len(bounds) - 1):
-            lo, hi = int(bounds[high]), int(bounds[high + 1])
-            if lo == hi:
-                continue
-            order, bit = top - high, 1 << high
-            first, last = _join(starts[lo:hi], ends[lo:hi])
-            orders[order] = ((first - bit) << order, (last - bit) << order)
-        if top + 1 < len(bounds) and int(bounds[top + 1]) < len(starts):
-            lo = int(bounds[top + 1])
-            key, count = int(starts[lo]), int((ends[lo:] - starts[lo:]).sum())
+        if self.runs.too_high is not None:
+            key, count = self.runs.too_high
             self.faults.add(
                 FaultKind.KEY_ORDER_TOO_HIGH,
                 f"{plural(count, 'key')} from {key:#x} have a bit set above the order-0 bit "
-                f"{top}: no page has such a key",
+                f"{self.geometry.order0_bit}: no page has such a key",
                 paddr=self.leaf_of(key),
-                path=geometry.entry_path(key, 0),
+                path=self.geometry.entry_path(key, 0),
                 count=count,
             )
-        return dict(sorted(orders.items()))
 
     def lost_pages(self) -> Intervals:
         """:attr:`lost` as page frames, whatever the order of the keys."""
@@ -250,24 +293,6 @@ class _Walker:
             return None
         at = int(np.searchsorted(self.leaves.key, key, side="right")) - 1
         return int(self.leaves.paddr[at])
-
-    def split_by_order(self, starts: I64, ends: I64) -> Intervals:
-        """Cut runs at powers of two, where the order changes.
-
-        Only the leaf of the lowest keys can hold such a run: any other leaf's keys share their
-        highest bit.
-        """
-        low = int(np.searchsorted(starts, 1 << self.geometry.bitmap_bits))
-        cut: list[tuple[int, int]] = []
-        for start, end in zip(starts[:low].tolist(), ends[:low].tolist(), strict=True):
-            while start < end:
-                stop = min(end, 1 << start.bit_length())
-                cut.append((start, stop))
-                start = stop
-        if len(cut) == low:
-            return starts, ends
-        head = np.array(cut, dtype=np.int64)
-        return np.concatenate([head[:, 0], starts[low:]]), np.concatenate([head[:, 1], ends[low:]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,17 +315,6 @@ class _Parents:
             if int(level.paddr[at]) == paddr:
                 return True
         return False
-
-
-def _join(starts: I64, ends: I64) -> Intervals:
-    """Join sorted, disjoint runs where one goes on in the next."""
-    first = np.empty(len(starts), dtype=bool)
-    first[0] = True
-    np.not_equal(starts[1:], ends[:-1], out=first[1:])
-    if first.all():
-        return starts, ends
-    last = np.append(first[1:], True)
-    return starts[first], ends[last]
 
 
 @dataclass(frozen=True, slots=True)
