@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 PhysAddr: TypeAlias = int
 """A physical address in bytes, 0 <= paddr <= 2**64."""
@@ -14,8 +13,7 @@ _SIZE = re.compile(r"(0x[0-9a-f]+|[0-9]+)\s*(?:([kmgtp])(?:ib?|b)?|b)?", re.IGNO
 _NAMES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Extent:
+class Extent(NamedTuple):
     """The physical bytes ``start <= paddr < end``."""
 
     start: PhysAddr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import wraps
@@ -138,14 +138,11 @@ class Input:
         write_text(stream(document))
 
 
-def write_text(pieces: Any) -> None:
+def write_text(pieces: Iterable[str]) -> None:
     """Strings to stdout as they come, past click and Rich: for output without an end."""
     import sys
-    from itertools import islice
 
-    pieces = iter(pieces)
-    while batch := list(islice(pieces, 4096)):
-        sys.stdout.write("".join(batch))
+    sys.stdout.writelines(pieces)
 
 
 def exit_status(handover: Handover) -> int:

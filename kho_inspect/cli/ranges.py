@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain, islice
+from itertools import chain
 
 import click
 
@@ -19,27 +19,34 @@ def command(
     given: Input, order: int | None, by_order: bool, owners: bool, limit: int | None
 ) -> int:
     """Preserved ranges: START-END (end exclusive), size, blocks per order."""
-    from kho_inspect.render.ranges import iter_order, iter_ranges, range_line, with_owners
+    from kho_inspect.render.ranges import (
+        iter_order,
+        iter_ranges,
+        limited,
+        range_lines,
+        with_owners,
+    )
 
     handover = given.inspect()
     preserved = handover.preserved
     if order is not None:
-        ranges = iter_order(preserved, order)
+        batches = iter_order(preserved, order)
     elif by_order:
-        ranges = chain.from_iterable(iter_order(preserved, each) for each in preserved.orders)
+        batches = chain.from_iterable(iter_order(preserved, each) for each in preserved.orders)
     else:
-        ranges = iter_ranges(preserved)
-    ranges = islice(ranges, limit)
+        batches = iter_ranges(preserved)
+    batches = limited(batches, limit)
     if owners:
         from kho_inspect.ownership import OwnerIndex
 
-        ranges = with_owners(ranges, OwnerIndex(preserved, handover.claims), preserved.page_shift)
+        index = OwnerIndex(preserved, handover.claims)
+        batches = with_owners(batches, index, preserved.page_shift)
     if given.json:
         from kho_inspect.render.json import ranges_document
 
-        given.write_json(ranges_document(handover, ranges))
+        given.write_json(ranges_document(handover, batches))
         return exit_status(handover)
-    write_text(f"{range_line(found)}\n" for found in ranges)
+    write_text(map(range_lines, batches))
     if handover.faults:
         from kho_inspect.render.report import print_faults
 

@@ -6,6 +6,8 @@ Never goes through Rich. Ranges are streamed, one per line; all else is small.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from kho_inspect.ownership import OwnerIndex
@@ -21,14 +23,24 @@ if TYPE_CHECKING:
     from kho_inspect.locate import Located
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.model import Blob, FdtNode, Handover, Scratch
-    from kho_inspect.render.ranges import PreservedRange
+    from kho_inspect.render.ranges import RangeBatch
+    from kho_inspect.units import Extent
 
 SCHEMA_VERSION = 1
+BATCH = 4096
+"""Items of long arrays that are held at a time."""
 MAX_CLAIMANTS = 8
 """Claims on one range that are spelled out."""
 
 Document = dict[str, Any]
 """JSON-ready, but for iterators of documents, which become arrays as they are written."""
+
+
+class Encoded:
+    """An array whose items come as JSON text, in lists: for millions of the same shape."""
+
+    def __init__(self, batches: Iterable[list[str]]) -> None:
+        self.batches = batches
 
 
 def stream(document: Document) -> Iterator[str]:
@@ -51,12 +63,16 @@ def _value(value: Any, depth: int) -> Iterator[str]:
         yield "{"
         yield from _members(value, depth + 1)
         yield pad + "}"
-    elif hasattr(value, "__next__"):
-        yield "["
+    elif isinstance(value, Encoded) or hasattr(value, "__next__"):
+        if isinstance(value, Encoded):
+            batches = value.batches
+        else:
+            batches = ([json.dumps(item)] for item in value)
         separator = pad + "  "
-        for item in value:
-            yield separator + json.dumps(item)
-            separator = "," + pad + "  "
+        yield "["
+        for batch in batches:
+            yield separator + f",{pad}  ".join(batch)
+            separator = f",{pad}  "
         yield pad + "]"
     else:
         yield json.dumps(value, indent=2).replace("\n", pad)
@@ -81,10 +97,7 @@ def show_document(handover: Handover) -> Document:
             "blocks": preserved.blocks,
             "bytes": preserved.bytes,
             "orders": {str(order): count for order, count in preserved.orders.items()},
-            "ranges": (
-                {"start": hex(extent.start), "end": hex(extent.end), "bytes": extent.size}
-                for extent in preserved.extents()
-            ),
+            "ranges": _extents(preserved.extents()),
         },
         "blobs": [_blob(blob) for blob in handover.blobs],
         "ownership": _ownership(handover),
@@ -112,13 +125,21 @@ def _ownership(handover: Handover) -> Document:
             {"owner": owner.name, "bytes": owner.bytes, "blocks": owner.blocks}
             for owner in ownership.owners
         ),
-        "orphans": (
-            {"start": hex(extent.start), "end": hex(extent.end), "bytes": extent.size}
-            for extent in ownership.extents(ownership.orphans)
-        ),
+        "orphans": _extents(ownership.extents(ownership.orphans)),
         "dangling": _claimed_ranges(handover, ownership.dangling),
         "shared": _claimed_ranges(handover, ownership.shared),
     }
+
+
+def _extents(extents: Iterable[Extent]) -> Encoded:
+    extents = iter(extents)
+    return Encoded(
+        [
+            f'{{"start": "{start:#x}", "end": "{end:#x}", "bytes": {end - start}}}'
+            for start, end in batch
+        ]
+        for batch in iter(lambda: list(islice(extents, BATCH)), [])
+    )
 
 
 def _claimed_ranges(handover: Handover, pages: Intervals) -> Iterator[Document]:
@@ -136,22 +157,31 @@ def _claimed_ranges(handover: Handover, pages: Intervals) -> Iterator[Document]:
         }
 
 
-def ranges_document(handover: Handover, ranges: Iterable[PreservedRange]) -> Document:
+def ranges_document(handover: Handover, batches: Iterable[RangeBatch]) -> Document:
     """``kho-inspect ranges --json``."""
     return {
         **_head(handover),
-        "ranges": (
-            {
-                "start": hex(found.extent.start),
-                "end": hex(found.extent.end),
-                "bytes": found.extent.size,
-                "orders": {str(order): count for order, count in found.orders.items()},
-                **({} if found.owners is None else {"owners": list(found.owners)}),
-            }
-            for found in ranges
-        ),
+        "ranges": Encoded(map(_ranges, batches)),
         "faults": _faults(handover),
     }
+
+
+def _ranges(batch: RangeBatch) -> list[str]:
+    owners = [""] * len(batch.starts)
+    if batch.owners is not None:
+        owners = [f', "owners": {json.dumps(names)}' for names in batch.owners]
+    return [
+        f'{{"start": "{start:#x}", "end": "{end:#x}", "bytes": {end - start}, '
+        f'"orders": {_orders(tuple(orders.items()))}{owned}}}'
+        for start, end, orders, owned in zip(
+            batch.starts, batch.ends, batch.orders, owners, strict=True
+        )
+    ]
+
+
+@lru_cache(4096)
+def _orders(orders: tuple[tuple[int, int], ...]) -> str:
+    return json.dumps({str(order): count for order, count in orders})
 
 
 def tree_document(handover: Handover) -> Document:

@@ -1,12 +1,13 @@
-"""Preserved ranges as text: streamed, so that millions cost neither memory nor patience."""
+"""Preserved ranges as text: in batches, so that millions cost neither memory nor patience."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 from kho_inspect.render.safe import safe
-from kho_inspect.units import Extent, human_size
+from kho_inspect.units import PhysAddr, human_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -14,40 +15,40 @@ if TYPE_CHECKING:
     from kho_inspect.ownership import OwnerIndex
     from kho_inspect.preserved import Preserved
 
-CHUNK = 16384
+BATCH = 4096
 """Ranges that are turned into Python objects at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class PreservedRange:
-    """A maximal extent of preserved memory and the blocks that make it up."""
+class RangeBatch(NamedTuple):
+    """Some maximal extents of preserved memory and the blocks that make them up: equal lists."""
 
-    extent: Extent
-    orders: dict[int, int]
+    starts: list[PhysAddr]
+    ends: list[PhysAddr]
+    orders: list[dict[int, int]]
     """order → blocks."""
-    owners: tuple[str, ...] | None = None
+    owners: list[list[str]] | None = None
     """Who owns any of it; None when that was not asked."""
-
-    @property
-    def mix(self) -> str:
-        """``order 0 ×12, 3 ×1``."""
-        return order_mix(self.orders)
 
 
 def order_mix(orders: dict[int, int]) -> str:
     """``order 0 ×12, 3 ×1``."""
-    counts = ", ".join(f"{order} ×{count:,}" for order, count in orders.items())
+    return _order_mix(tuple(orders.items()))
+
+
+@lru_cache(4096)
+def _order_mix(orders: tuple[tuple[int, int], ...]) -> str:
+    counts = ", ".join(f"{order} ×{count:,}" for order, count in orders)
     return f"order {counts}" if counts else "none"
 
 
-def iter_ranges(preserved: Preserved) -> Iterator[PreservedRange]:
+def iter_ranges(preserved: Preserved, batch: int = BATCH) -> Iterator[RangeBatch]:
     """All maximal extents over all orders, in address order."""
     import numpy as np
 
     starts, ends = preserved.merged
     shift = preserved.page_shift
-    for at in range(0, len(starts), CHUNK):
-        first, last = starts[at : at + CHUNK], ends[at : at + CHUNK]
+    for at in range(0, len(starts), batch):
+        first, last = starts[at : at + batch], ends[at : at + batch]
         mixes: list[dict[int, int]] = [{} for _ in range(len(first))]
         for order, (run_starts, run_ends) in preserved.runs.items():
             low = int(np.searchsorted(run_starts, first[0]))
@@ -60,37 +61,60 @@ def iter_ranges(preserved: Preserved) -> Iterator[PreservedRange]:
             hit = np.flatnonzero(counts)
             for index, count in zip(hit.tolist(), counts[hit].tolist(), strict=True):
                 mixes[index][order] = count
-        for start, end, orders in zip(first.tolist(), last.tolist(), mixes, strict=True):
-            yield PreservedRange(Extent(start << shift, end << shift), orders)
+        yield RangeBatch(_shifted(first.tolist(), shift), _shifted(last.tolist(), shift), mixes)
 
 
-def iter_order(preserved: Preserved, order: int) -> Iterator[PreservedRange]:
+def iter_order(preserved: Preserved, order: int) -> Iterator[RangeBatch]:
     """The runs of adjacent blocks of one order, in address order."""
     if order not in preserved.runs:
         return
     starts, ends = preserved.runs[order]
     shift = preserved.page_shift
-    for at in range(0, len(starts), CHUNK):
-        for start, end in zip(
-            starts[at : at + CHUNK].tolist(), ends[at : at + CHUNK].tolist(), strict=True
-        ):
-            extent = Extent(start << shift, end << shift)
-            yield PreservedRange(extent, {order: (end - start) >> order})
+    for at in range(0, len(starts), BATCH):
+        first, last = starts[at : at + BATCH], ends[at : at + BATCH]
+        blocks = [{order: count} for count in (last - first >> order).tolist()]
+        yield RangeBatch(_shifted(first.tolist(), shift), _shifted(last.tolist(), shift), blocks)
+
+
+def _shifted(pfns: list[int], shift: int) -> list[PhysAddr]:
+    # Not in numpy: the end of the address space is one more than 64 bits hold.
+    return [pfn << shift for pfn in pfns]
+
+
+def limited(batches: Iterable[RangeBatch], limit: int | None) -> Iterator[RangeBatch]:
+    """No more than ``limit`` ranges in all."""
+    for batch in batches:
+        if limit is not None and len(batch.starts) >= limit:
+            yield RangeBatch(batch.starts[:limit], batch.ends[:limit], batch.orders[:limit])
+            return
+        yield batch
+        if limit is not None:
+            limit -= len(batch.starts)
 
 
 def with_owners(
-    ranges: Iterable[PreservedRange], index: OwnerIndex, page_shift: int
-) -> Iterator[PreservedRange]:
+    batches: Iterable[RangeBatch], index: OwnerIndex, page_shift: int
+) -> Iterator[RangeBatch]:
     """The same ranges with their owners filled in."""
-    for found in ranges:
-        pages = found.extent.start >> page_shift, found.extent.end >> page_shift
-        yield replace(found, owners=tuple(index.owner_names(*pages)))
+    for batch in batches:
+        owners = [
+            index.owner_names(start >> page_shift, end >> page_shift)
+            for start, end in zip(batch.starts, batch.ends, strict=True)
+        ]
+        yield batch._replace(owners=owners)
 
 
-def range_line(found: PreservedRange) -> str:
-    """One range as a line of text, columns aligned for addresses up to 48 bits."""
-    start, end = found.extent.start, found.extent.end
-    line = f"{start:#014x}-{end:#014x}  {human_size(end - start):>10}  {found.mix}"
-    if found.owners is None:
-        return line
-    return f"{line}  {safe(', '.join(found.owners)) or 'ORPHAN'}"
+def range_lines(batch: RangeBatch) -> str:
+    """A line of text for each range, columns aligned for addresses up to 48 bits."""
+    starts, ends = batch.starts, batch.ends
+    sizes = [_size(end - start) for start, end in zip(starts, ends, strict=True)]
+    mixes = map(order_mix, batch.orders)
+    if batch.owners is None:
+        rows = zip(starts, ends, sizes, mixes, strict=True)
+        return ("%#014x-%#014x  %10s  %s\n" * len(starts)) % tuple(chain.from_iterable(rows))
+    owners = (safe(", ".join(names)) or "ORPHAN" for names in batch.owners)
+    owned = zip(starts, ends, sizes, mixes, owners, strict=True)
+    return ("%#014x-%#014x  %10s  %s  %s\n" * len(starts)) % tuple(chain.from_iterable(owned))
+
+
+_size = lru_cache(4096)(human_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -125,14 +124,9 @@ def _print_ranges(console: Console, handover: Handover) -> None:
         return
     heading(console, "Preserved ranges")
     made = table("start", "end", "size", "blocks", right=("start", "end", "size"))
-    for found in islice(iter_ranges(handover.preserved), MAX_RANGES):
-        extent = found.extent
-        made.add_row(
-            f"{extent.start:#x}",
-            f"{extent.end:#x}",
-            human_size(extent.size),
-            order_mix(found.orders),
-        )
+    first = next(iter_ranges(handover.preserved, MAX_RANGES))
+    for start, end, orders in zip(first.starts, first.ends, first.orders, strict=True):
+        made.add_row(f"{start:#x}", f"{end:#x}", human_size(end - start), order_mix(orders))
     console.print(made)
     if total > MAX_RANGES:
         console.print(Text(f"… {total - MAX_RANGES:,} more: kho-inspect ranges DUMP DTB", "dim"))
