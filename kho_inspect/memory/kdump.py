@@ -112,7 +112,8 @@ class KdumpMemory:
     def _descriptors(self, first: int, end: int) -> NDArray[Any]:
         at = self._header.descriptors
         data = self._file.view[at + first * _DESC.itemsize : at + end * _DESC.itemsize]
-        return np.frombuffer(data, dtype=_DESC)
+        # A file that is cut short may end in the middle of one.
+        return np.frombuffer(data[: len(data) // _DESC.itemsize * _DESC.itemsize], dtype=_DESC)
 
     def _empty(self, descs: NDArray[Any]) -> NDArray[np.bool_]:
         """Which descriptors point to no data in the file."""
