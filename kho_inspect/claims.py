@@ -14,23 +14,22 @@ if TYPE_CHECKING:
 
     from kho_inspect.intervals import I64
 
-MAX_PFN = 1 << 52
-"""No page frame lies above: what claims to does so by a wild number, and is cut off there."""
-
 
 class ClaimLog:
     """An append-only list of claims, in page frames of ``1 << page_shift`` bytes."""
 
     def __init__(self, page_shift: int) -> None:
         self.page_shift = page_shift
+        # Who claims page frames beyond 64 bits does so by a wild number, and gets the last one.
+        self.end = 1 << (64 - page_shift)
         self.claims: list[Claim] = []
 
     def add(self, owner: str, what: str, paddr: PhysAddr, size: int) -> None:
         """All pages that hold any of ``size`` bytes from ``paddr``; nothing for an empty range."""
         if size <= 0:
             return
-        start = min(paddr >> self.page_shift, MAX_PFN)
-        end = min(-(-(paddr + size) >> self.page_shift), MAX_PFN)
+        start = min(paddr >> self.page_shift, self.end)
+        end = min(-(-(paddr + size) >> self.page_shift), self.end)
         if start < end:
             self.claims.append(Claim(owner, what, _one(start), _one(end)))
 
@@ -44,8 +43,9 @@ class ClaimLog:
     ) -> None:
         """``pages`` page frames from each of ``pfns``."""
         if len(pfns):
-            ends = np.minimum(pfns + pages, MAX_PFN)
-            self.claims.append(Claim(owner, what, np.minimum(pfns, ends), ends, file_index))
+            starts = np.minimum(pfns, self.end - 1)
+            ends = np.minimum(starts + pages, self.end)
+            self.claims.append(Claim(owner, what, starts, ends, file_index))
 
 
 def _one(value: int) -> I64:
