@@ -11,15 +11,24 @@ from typing import Any
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.layouts import elf
 from kho_inspect.memory.files import DumpFile
-from kho_inspect.memory.mapped import MappedMemory, RamBlock, in_file
+from kho_inspect.memory.mapped import MappedMemory, RamBlock
 from kho_inspect.units import Extent
 
 NO_PADDR = (1 << 64) - 1
 """p_paddr of a /proc/kcore segment that is virtual only (vmalloc, vmemmap)."""
 
 
-def open_elf(file: DumpFile) -> MappedMemory:
-    """Raises UnreadableInputError when the file is not an ELF64 core of physical memory."""
+MAX_SEGMENTS = 1 << 19
+"""Cores of machines have some tens, ours as many as pieces; each takes about half a kilobyte."""
+
+
+def open_elf(file: DumpFile, *, live: bool = False) -> MappedMemory:
+    """Raises UnreadableInputError when the file is not an ELF64 core of physical memory.
+
+    ``live``: the memory changes while it is read.
+    """
+    import numpy as np
+
     segments = _load_segments(file, _header(file))
     if not len(segments):
         raise UnreadableInputError(
@@ -27,21 +36,54 @@ def open_elf(file: DumpFile) -> MappedMemory:
             hint="is it a vmlinux or a process core instead of a memory dump?",
             source=file.path,
         )
-    blocks, declared, short = [], [], 0
-    for segment in segments:
-        paddr, memsz = int(segment["p_paddr"]), int(segment["p_memsz"])
-        filesz = min(int(segment["p_filesz"]), memsz) if memsz else int(segment["p_filesz"])
-        block = RamBlock(paddr, int(segment["p_offset"]), min(filesz, (1 << 64) - paddr))
-        stored = in_file(file, block)
-        short += stored.size < block.size
-        blocks.append(stored)
-        declared.append(Extent(paddr, min(paddr + max(memsz, filesz), 1 << 64)))
+    paddr, offset, filesz, memsz = (
+        np.ascontiguousarray(segments[name], dtype=np.uint64)
+        for name in ("p_paddr", "p_offset", "p_filesz", "p_memsz")
+    )
+    filesz = np.where(memsz > 0, np.minimum(filesz, memsz), filesz)
+    last = ~paddr  # bytes up to the very last one of the address space
+    filesz = np.where(filesz > last, last + np.uint64(1), filesz)
+    in_file = np.where(offset < file.size, np.uint64(file.size) - offset, np.uint64(0))
+    stored = np.minimum(filesz, in_file)
     notes = []
+    short = int((stored < filesz).sum())
     if short:
         notes.append(f"the file is cut short: {short} of {len(segments)} segments run past its end")
-    return MappedMemory(
-        file, "elf", (b for b in blocks if b.size > 0), declared=declared, notes=notes
-    )
+    starts = paddr.tolist()
+    declared = [
+        Extent(start, min(start + size, 1 << 64))
+        for start, size in zip(starts, np.maximum(memsz, filesz).tolist(), strict=True)
+    ]
+    blocks = [
+        RamBlock(*block)
+        for block in zip(starts, offset.tolist(), stored.tolist(), strict=True)
+        if block[2]
+    ]
+    blocks, shared = _each_byte_once(blocks)
+    if shared:
+        notes.append(
+            f"the ELF file is damaged: {shared:,} of {len(segments):,} segments stand on bytes of "
+            "the file that are other memory already; those are not read again"
+        )
+    return MappedMemory(file, "elf", blocks, declared=declared, notes=notes, live=live)
+
+
+def _each_byte_once(blocks: list[RamBlock]) -> tuple[list[RamBlock], int]:
+    """Without what other blocks have of the file, the first of which keeps it.
+
+    And how many blocks lost memory by that. Else a small file could pass for as much memory as it
+    has headers times bytes, to be scanned and extracted.
+    """
+    kept: list[RamBlock] = []
+    reach = holder = shared = 0
+    for block in sorted(blocks, key=lambda block: (block.offset, block.paddr, block.size)):
+        skip = min(max(0, reach - block.offset), block.size)
+        # The kernel's text has a segment of its own in a vmcore, though it is in RAM as any other.
+        shared += skip > 0 and block.paddr - block.offset != holder
+        if skip < block.size:
+            kept.append(RamBlock(block.paddr + skip, block.offset + skip, block.size - skip))
+            reach, holder = block.offset + block.size, block.paddr - block.offset
+    return kept, shared
 
 
 def _header(file: DumpFile) -> Any:
@@ -82,6 +124,13 @@ def _load_segments(file: DumpFile, header: Any) -> Any:
                 source=file.path,
             )
         count = elf.elf64_shdr.parse(file.view[header.e_shoff : end]).sh_info
+    if count > MAX_SEGMENTS:
+        raise UnreadableInputError(
+            f"{file.path} has {count:,} program headers, more than the {MAX_SEGMENTS:,} that are "
+            "read",
+            hint="no machine has as many pieces of memory: is it a dump at all?",
+            source=file.path,
+        )
     end = header.e_phoff + count * header.e_phentsize
     if end > file.size:
         raise UnreadableInputError(

@@ -65,7 +65,7 @@ class KcoreFile:
 
 def open_kcore(path: str = KCORE) -> MappedMemory:
     """The running kernel's physical memory. Raises UnreadableInputError."""
-    return open_elf(KcoreFile(path))
+    return open_elf(KcoreFile(path), live=True)
 
 
 def _refused(path: str, error: OSError) -> UnreadableInputError:

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from kho_inspect.memory.base import Presence, missing_memory
 from kho_inspect.memory.files import DumpFile
-from kho_inspect.units import Extent, PhysAddr
+from kho_inspect.units import Extent, PhysAddr, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+
+MAX_COMPARED = 16 << 20
+"""Bytes of memory held twice that are compared. In a vmcore the kernel's text is."""
+_COMPARED = 4096
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,7 +40,7 @@ class RamBlock:
 def merge_extents(extents: Iterable[Extent]) -> tuple[Extent, ...]:
     """Sorted union of a few extents."""
     merged: list[Extent] = []
-    for extent in sorted(extents):
+    for extent in sorted(extents, key=lambda extent: (extent.start, extent.end)):
         if merged and extent.start <= merged[-1].end:
             merged[-1] = Extent(merged[-1].start, max(merged[-1].end, extent.end))
         elif extent.size:
@@ -43,16 +48,23 @@ def merge_extents(extents: Iterable[Extent]) -> tuple[Extent, ...]:
     return tuple(merged)
 
 
-def _without_overlaps(blocks: Iterable[RamBlock]) -> list[RamBlock]:
-    """Blocks sorted by address; where two claim the same memory, the lower start keeps it."""
+def _without_overlaps(blocks: Iterable[RamBlock]) -> tuple[list[RamBlock], list[RamBlock]]:
+    """Blocks sorted by address, and the parts of them that others hide.
+
+    Where two claim the same memory, the lower start keeps it, or else the lower file offset.
+    """
     disjoint: list[RamBlock] = []
+    hidden: list[RamBlock] = []
     reach = 0
-    for block in sorted(blocks):
-        skip = max(0, reach - block.paddr)
-        if skip < block.size:
-            disjoint.append(RamBlock(block.paddr + skip, block.offset + skip, block.size - skip))
+    for block in sorted(blocks, key=lambda block: (block.paddr, block.offset, block.size)):
+        skip = min(max(0, reach - block.paddr), block.size)
+        if skip:
+            hidden.append(RamBlock(block.paddr, block.offset, skip))
+            block = RamBlock(block.paddr + skip, block.offset + skip, block.size - skip)
+        if block.size:
+            disjoint.append(block)
             reach = block.end
-    return disjoint
+    return disjoint, hidden
 
 
 class MappedMemory:
@@ -66,17 +78,41 @@ class MappedMemory:
         *,
         declared: Iterable[Extent] = (),
         notes: Sequence[str] = (),
+        live: bool = False,
     ) -> None:
-        """``blocks`` must lie inside the file; ``declared`` is memory that exists besides."""
+        """``blocks`` must lie inside the file; ``declared`` is memory that exists besides.
+
+        ``live``: the memory changes while it is read.
+        """
         self._file = file
         self.path = file.path
         self.format = format_name
         self.size = file.size
-        self.notes = tuple(notes)
-        self._blocks = _without_overlaps(blocks)
+        self._blocks, hidden = _without_overlaps(blocks)
         self._starts = [block.paddr for block in self._blocks]
         self.stored = merge_extents(Extent(block.paddr, block.end) for block in self._blocks)
         self.declared = merge_extents([*self.stored, *declared])
+        self.notes = (*notes, *([] if live else self._contradictions(hidden)))
+
+    def _contradictions(self, hidden: Iterable[RamBlock]) -> Iterator[str]:
+        """Whether memory that the file holds twice is the same, as far as it is cheap to tell."""
+        left, odd = MAX_COMPARED, []
+        for block in hidden:
+            for at in range(0, block.size, _COMPARED):
+                if left <= 0:
+                    break
+                size = min(_COMPARED, block.size - at)
+                left -= size
+                start = block.offset + at
+                if self.read(block.paddr + at, size) != self._file.view[start : start + size]:
+                    odd.append(block.paddr + at)
+                    break
+        if odd:
+            more = f", and at {plural(len(odd) - 1, 'place')} more" if odd[1:] else ""
+            yield (
+                f"two ranges of the dump overlap at {odd[0]:#x}{more}, with different contents: "
+                "the one that starts lower is read"
+            )
 
     def presence(self, paddr: PhysAddr, size: int = 1) -> Presence:
         """See :class:`PhysicalMemory`."""
