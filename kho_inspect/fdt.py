@@ -9,6 +9,7 @@ Source of the rules: Devicetree Specification 0.4, chapter 5, and libfdt's ``fdt
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kho_inspect.errors import FdtError, TruncatedFdtError
@@ -38,19 +39,30 @@ def total_size(head: bytes | memoryview) -> int | None:
     return int.from_bytes(head[4:8], "big")
 
 
+@dataclass(slots=True)
+class Tokens:
+    """Tokens of the structure block that may still be read: of one FDT, or of several together."""
+
+    left: int = MAX_TOKENS
+
+
 def parse(
-    data: bytes | memoryview, *, source: str | None = None, limit: int = DEFAULT_LIMITS.fdt
+    data: bytes | memoryview,
+    *,
+    source: str | None = None,
+    limit: int = DEFAULT_LIMITS.fdt,
+    tokens: Tokens | None = None,
 ) -> FdtNode:
     """The root node of the FDT at the start of ``data`` (bytes past its totalsize are ignored).
 
-    ``limit`` is the most bytes that it may have.
+    ``limit`` is the most bytes that it may have, ``tokens`` are counted down.
 
     Raises TruncatedFdtError when only the end is missing, FdtError with the offset of the first
     violation otherwise.
     """
     header = check_header(data, source=source, limit=limit)
     blob = bytes(data[: header.totalsize])
-    checker = _Checker(blob, header, source)
+    checker = _Checker(blob, header, source, tokens or Tokens())
     checker.run()
     # Imported late: the only user of pyfdt.
     from pyfdt.pyfdt import FdtBlobParse
@@ -100,10 +112,11 @@ def check_header(
 class _Checker:
     """One strict pass over the reservation and structure blocks."""
 
-    def __init__(self, blob: bytes, header: Any, source: str | None) -> None:
+    def __init__(self, blob: bytes, header: Any, source: str | None, tokens: Tokens) -> None:
         self.blob = blob
         self.header = header
         self.source = source
+        self.tokens = tokens
         self.end = header.off_dt_struct + header.size_dt_struct
         self.name_bytes = 0
         self.node_names: list[bytes] = []
@@ -116,7 +129,8 @@ class _Checker:
         self.check_reservations()
         at = self.header.off_dt_struct
         depth = roots = 0
-        for _ in range(MAX_TOKENS):
+        while self.tokens.left:
+            self.tokens.left -= 1
             token, start, at = self.u32(at), at, at + 4
             if token == layout.FDT_BEGIN_NODE:
                 roots += depth == 0
@@ -142,7 +156,7 @@ class _Checker:
                 return
             elif token != layout.FDT_NOP:
                 self.refuse(f"unknown token {token:#x}", start)
-        self.refuse(f"more than {MAX_TOKENS} tokens", at)
+        self.refuse(f"more than {MAX_TOKENS:,} tokens", at)
 
     def check_reservations(self) -> None:
         at = self.header.off_mem_rsvmap

@@ -9,14 +9,14 @@ from kho_inspect.abi import MAP_PROPERTY
 from kho_inspect.claims import ClaimLog
 from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.registry import FILE_DECODERS, decode_blob
-from kho_inspect.decoders.subnode import blob_address, read_blob
+from kho_inspect.decoders.subnode import blob_address, read_blobs
 from kho_inspect.errors import NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.live import DEBUGFS, live_fdt
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
 from kho_inspect.memory.kcore import open_kcore
-from kho_inspect.model import FaultKind, Handover, RootFdt, Source
+from kho_inspect.model import Blob, FaultKind, Handover, RootFdt, Source
 from kho_inspect.ownership import account, unclaimed
 from kho_inspect.preserved import ChunkList, Preserved, RadixTree
 from kho_inspect.root_fdt import locate_root_fdt, read_root_fdt
@@ -119,11 +119,10 @@ def inspect_memory(
     claims = ClaimLog(geometry.shift)
     limits = options.limits
     context = Context(memory, geometry, preserved, claims, faults, FILE_DECODERS, limits=limits)
-    blobs = tuple(
-        decode_blob(context, read_blob(memory, preserved, node, root.abi, faults, limits))
-        for node in root.root.children
-        if root.known
-    )
+    blobs: tuple[Blob, ...] = ()
+    if root.known:
+        found = read_blobs(memory, preserved, root.root, root.abi, faults, limits)
+        blobs = tuple(decode_blob(context, blob) for blob in found)
     root = replace(root, paddr=_find_root_fdt(memory, root, preserved, claims))
     if root.paddr is not None:
         # The kernel allots it one page.
