@@ -14,6 +14,7 @@ from kho_inspect.errors import NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.live import DEBUGFS, live_fdt
+from kho_inspect.locate import MAX_WITNESSES
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
 from kho_inspect.memory.kcore import open_kcore
 from kho_inspect.model import Blob, FaultKind, Handover, RootFdt, Source
@@ -187,7 +188,7 @@ def _choose_geometry(
 ) -> tuple[PageGeometry, str]:
     if wanted != "auto":
         return PageGeometry(PAGE_SHIFTS[wanted], root.abi), "given with --page-size"
-    blobs = [blob_address(node, root.abi) for node in root.root.children]
+    blobs = [blob_address(node, root.abi) for node in root.root.children[:MAX_WITNESSES]]
     choice = find_page_size(
         memory, root.abi, root.memory_map or 1, [paddr for paddr in blobs if paddr]
     )

@@ -35,7 +35,8 @@ MAX_BOOT_FDT = 2 << 20
 """The kernel's limit for a boot device tree."""
 MAX_JUDGED = 256
 """Root FDTs whose trees are looked into, and boot FDTs that are parsed."""
-
+MAX_WITNESSES = 64
+"""Sub-nodes whose blobs are looked up in a tree to tell its page size."""
 
 NOWHERE = Extent(0, 0)
 
@@ -199,7 +200,7 @@ def _judge_tree(
     abi = find_abi(root.string("compatible") or "")
     if abi is None:
         return False, False
-    blobs = [node.u64(abi.blob_property) for node in root.children]
+    blobs = [node.u64(abi.blob_property) for node in root.children[:MAX_WITNESSES]]
     evidence = find_page_size(memory, abi, memory_map, [at for at in blobs if at])
     best = evidence.best
     if not (best.aligned and best.good and not best.bad):
