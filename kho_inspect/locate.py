@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,9 @@ from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.page_size import find_page_size, preserved_order
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.model import FdtNode
 
@@ -35,6 +38,15 @@ MAX_BOOT_FDT = 2 << 20
 """The kernel's limit for a boot device tree."""
 MAX_JUDGED = 256
 """Root FDTs whose trees are looked into, and boot FDTs that are parsed."""
+MAX_EXAMINED = 1 << 30
+"""Bytes of what looks like device trees that one scan reads, of each a page at the least: where
+they overlap, a small dump has terabytes of them."""
+MAX_TOKENS = 1 << 19
+"""Tokens of device trees that one scan parses."""
+PARSING = 16
+"""Tokens that could be parsed in the time that it takes to begin."""
+MAX_POINTERS = 4096
+"""Setup_data entries that are kept."""
 MAX_WITNESSES = 64
 """Sub-nodes whose blobs are looked up in a tree to tell its page size."""
 
@@ -111,6 +123,8 @@ class Located:
 
     fdts: tuple[FoundFdt, ...]
     pointers: tuple[Pointer, ...]
+    passed_over: int = 0
+    """Places that may be more of either, but come after more than any honest dump has."""
 
 
 def locate(
@@ -126,30 +140,36 @@ def locate(
     """
     import numpy as np
 
-    magic = np.uint32(int.from_bytes(FDT_MAGIC_BYTES, "little"))
     entry = np.uint64(KHO_DATA_LEN << 32 | SETUP_KEXEC_KHO)
-    fdts: list[FoundFdt] = []
-    pointers: list[Pointer] = []
+    scan = _Scan(memory)
     seen = 0
     for paddr, chunk in memory.data_chunks(SCAN_BYTES, 0):
         skip = -paddr % 8
         words = np.frombuffer(chunk[skip : skip + (len(chunk) - skip) // 8 * 8], dtype="<u8")
-        halves = words.view("<u4")[::2]
-        for at in np.flatnonzero(halves == magic).tolist():
-            _look_at_fdt(memory, paddr + skip + 8 * at, fdts, pointers)
-        for at in np.flatnonzero(words == entry).tolist():
-            pointer = _read_setup_data(memory, paddr + skip + 8 * at - 8)
-            if pointer is not None:
-                pointers.append(pointer)
+        # Plain integers: an address may be beyond what numpy's signed ones hold.
+        start = paddr + skip
+        scan.look_at_fdts([start + 8 * at for at in _fdt_headers(words).tolist()])
+        types = np.flatnonzero(words == entry).tolist()
+        scan.look_at_setup_data([start + 8 * at - 8 for at in types])
         progress(len(chunk))
         seen += len(chunk)
         if limit is not None and seen >= limit:
             break
-    named = [
-        replace(found, pointers=tuple(p.source for p in pointers if p.fdt == found.paddr))
-        for found in fdts
-    ]
-    return Located(tuple(sorted(named, key=lambda found: found.rank)), tuple(pointers))
+    return scan.result()
+
+
+def _fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Which of some memory's words begin a device tree, as far as its header tells."""
+    import numpy as np
+
+    cells = words.view("<u4")
+    magic = np.uint32(int.from_bytes(FDT_MAGIC_BYTES, "little"))
+    found = np.flatnonzero(cells[::2] == magic)
+    size = cells[2 * found + 1].byteswap()
+    # The version of a header that goes on in the next piece is not looked at.
+    version = np.append(cells, np.zeros(6, dtype=cells.dtype))[2 * found + 5].byteswap()
+    inside = 2 * found + 5 < len(cells)
+    return found[(size >= 40) & (size <= MAX_BOOT_FDT) & (~inside | (version >= 17))]
 
 
 def find_bytes(memory: PhysicalMemory, needle: bytes) -> Iterator[PhysAddr]:
@@ -164,33 +184,106 @@ def find_bytes(memory: PhysicalMemory, needle: bytes) -> Iterator[PhysAddr]:
 
 def find_copies(memory: PhysicalMemory, prefix: bytes) -> list[FoundFdt]:
     """Whole KHO root FDTs that start with ``prefix``, wherever they stand, best first."""
-    found: list[FoundFdt] = []
+    scan = _Scan(memory)
     for paddr in find_bytes(memory, prefix):
-        one = read_root(memory, paddr, judge=len(found) < MAX_JUDGED)
-        if one is not None:
-            found.append(one)
-    return sorted(found, key=lambda one: one.rank)
+        found = scan.root_at(paddr)
+        if found is not None:
+            scan.fdts.append(found)
+    return sorted(scan.fdts, key=lambda one: one.rank)
 
 
-def read_root(memory: PhysicalMemory, paddr: PhysAddr, *, judge: bool = True) -> FoundFdt | None:
-    """The KHO root FDT at ``paddr``, None when there is none; its tree is only looked at on
-    ``judge``."""
-    try:
-        size = fdt.total_size(memory.read(paddr, 8))
-        if size is None or size > MAX_ROOT_FDT:
+def read_root(memory: PhysicalMemory, paddr: PhysAddr) -> FoundFdt | None:
+    """The KHO root FDT at ``paddr``, None when there is none."""
+    return _Scan(memory).root_at(paddr)
+
+
+class _Scan:
+    """What was found so far, and what may still be looked at."""
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self.memory = memory
+        self.fdts: list[FoundFdt] = []
+        self.pointers: list[Pointer] = []
+        self.passed_over = 0
+        self.left = MAX_EXAMINED
+        self.tokens = fdt.Tokens(MAX_TOKENS)
+        self.boot_fdts = 0
+
+    def result(self) -> Located:
+        """Everything found, each FDT with what points to it."""
+        sources: dict[PhysAddr, list[str]] = {}
+        for pointer in self.pointers:
+            sources.setdefault(pointer.fdt, []).append(pointer.source)
+        named = [
+            replace(found, pointers=tuple(sources.get(found.paddr, ()))) for found in self.fdts
+        ]
+        ranked = sorted(named, key=lambda found: found.rank)
+        return Located(tuple(ranked), tuple(self.pointers), self.passed_over)
+
+    def look_at_fdts(self, paddrs: Sequence[PhysAddr]) -> None:
+        for at, paddr in enumerate(paddrs):
+            if self.left <= 0 or not self.tokens.left:
+                self.passed_over += len(paddrs) - at
+                return
+            found = self.root_at(paddr)
+            if found is not None:
+                self.fdts.append(found)
+            else:
+                self.look_at_boot_fdt(paddr)
+
+    def look_at_setup_data(self, paddrs: Sequence[PhysAddr]) -> None:
+        room = max(0, MAX_POINTERS - len(self.pointers))
+        self.passed_over += max(0, len(paddrs) - room)
+        found = (_read_setup_data(self.memory, paddr) for paddr in paddrs[:room])
+        self.pointers += filter(None, found)
+
+    def root_at(self, paddr: PhysAddr) -> FoundFdt | None:
+        """The KHO root FDT at ``paddr``; the trees of the first ones are looked into."""
+        data = self.read(paddr, MAX_ROOT_FDT)
+        # Parsing every decoy would take longer than the scan. An ABI that is known begins so.
+        if data is None or not (MAP_PROPERTY.encode() in data or b"kho-v" in data):
             return None
-        data = bytes(memory.read(paddr, size))
-        root = fdt.parse(data)
-    except (FdtError, MissingMemoryError):
-        return None
-    if root.prop(MAP_PROPERTY) is None and find_abi(root.string("compatible") or "") is None:
-        return None
-    memory_map = root.u64(MAP_PROPERTY)
-    valid, preserved = False, False
-    if judge and memory_map:
-        valid, preserved = _judge_tree(memory, root, memory_map, paddr)
-    aligned = paddr % (1 << min(PAGE_SHIFTS.values())) == 0
-    return FoundFdt(paddr, data, root, memory_map, aligned, valid, preserved)
+        root = self.parse(data)
+        if root is None or (
+            root.prop(MAP_PROPERTY) is None and find_abi(root.string("compatible") or "") is None
+        ):
+            return None
+        memory_map = root.u64(MAP_PROPERTY)
+        valid, preserved = False, False
+        if len(self.fdts) < MAX_JUDGED and memory_map:
+            valid, preserved = _judge_tree(self.memory, root, memory_map, paddr)
+        aligned = paddr % (1 << min(PAGE_SHIFTS.values())) == 0
+        return FoundFdt(paddr, data, root, memory_map, aligned, valid, preserved)
+
+    def look_at_boot_fdt(self, paddr: PhysAddr) -> None:
+        data = self.read(paddr, MAX_BOOT_FDT)
+        if data is None or b"linux,kho-fdt\0" not in data or self.boot_fdts >= MAX_JUDGED:
+            return
+        self.boot_fdts += 1
+        root = self.parse(data)
+        where = Extent(paddr, paddr + len(data))
+        pointer = root and chosen_pointer(root, f"boot FDT at {paddr:#x}", where)
+        if pointer:
+            self.pointers.append(pointer)
+
+    def read(self, paddr: PhysAddr, limit: int) -> bytes | None:
+        """The device tree at ``paddr``, as far as its header tells, with up to ``limit`` bytes."""
+        try:
+            size = fdt.total_size(self.memory.read(paddr, 8))
+            if size is None or size > limit:
+                return None
+            self.left -= max(size, 4096)
+            return bytes(self.memory.read(paddr, size))
+        except MissingMemoryError:
+            return None
+
+    def parse(self, data: bytes) -> FdtNode | None:
+        self.tokens.left = max(0, self.tokens.left - PARSING)
+        try:
+            return fdt.parse(data, tokens=self.tokens)
+        except FdtError:
+            self.passed_over += not self.tokens.left
+            return None
 
 
 def _judge_tree(
@@ -209,29 +302,6 @@ def _judge_tree(
         return True, preserved_order(memory, best.geometry, memory_map, paddr) is not None
     _, preserved = walk_chunks(memory, best.geometry, memory_map, FaultLog())
     return True, preserved.covers(paddr, 1)
-
-
-def _look_at_fdt(
-    memory: PhysicalMemory, paddr: PhysAddr, fdts: list[FoundFdt], pointers: list[Pointer]
-) -> None:
-    found = read_root(memory, paddr, judge=len(fdts) < MAX_JUDGED)
-    if found is not None:
-        fdts.append(found)
-        return
-    try:
-        size = fdt.total_size(memory.read(paddr, 8))
-        if size is None or size > MAX_BOOT_FDT or len(pointers) >= MAX_JUDGED:
-            return
-        data = bytes(memory.read(paddr, size))
-        # Parsing every boot FDT, and every decoy, would take longer than the scan.
-        if b"linux,kho-fdt\0" not in data:
-            return
-        where = Extent(paddr, paddr + size)
-        pointer = chosen_pointer(fdt.parse(data), f"boot FDT at {paddr:#x}", where)
-    except (FdtError, MissingMemoryError):
-        return
-    if pointer is not None:
-        pointers.append(pointer)
 
 
 def chosen_pointer(root: FdtNode, source: str, where: Extent = NOWHERE) -> Pointer | None:

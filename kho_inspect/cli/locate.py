@@ -41,9 +41,15 @@ def command(given: Input, write_dtb: Path | None, force: bool) -> int:
     if given.json:
         from kho_inspect.render.json import locate_document
 
-        given.write_json(locate_document(memory, located, scratch))
+        document = locate_document(memory, located, scratch)
+        given.write_json({**document, "passed_over": located.passed_over})
     else:
         from kho_inspect.render.located import print_located
 
         print_located(given.console(), memory.path, located, scratch)
+        if located.passed_over:
+            given.console().print(
+                f"{located.passed_over:,} places more that may be one were not looked at: "
+                "no honest dump has as many"
+            )
     return exit_codes.CLEAN if best is not None else exit_codes.UNREADABLE
