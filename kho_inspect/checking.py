@@ -54,7 +54,8 @@ def open_case(
     try:
         memory, root = open_inputs(dump, dtb, options, progress)
     except FdtError as error:
-        if error.source is None or fdt.total_size(read_head(error.source, 8)) is None:
+        size = None if error.source is None else fdt.total_size(read_head(error.source, 8))
+        if size is None or size > options.limits.fdt:  # our limit, not the kernel's
             raise
         return Case(None, error, check.target, check.target_name)
     return build_case(memory, inspect_memory(memory, root, options), check, options.limits)

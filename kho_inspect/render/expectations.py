@@ -68,8 +68,11 @@ def _names(names: Iterator[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string: JSON's escapes serve, but DEL has to be one of them."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """A TOML basic string; what is not plainly printable is escaped, for a terminal may read it."""
+    return "".join(
+        char if char.isprintable() else f"\\U{ord(char):08x}"
+        for char in json.dumps(text, ensure_ascii=False)
+    )
 
 
 def _comment(text: str) -> str:
