@@ -32,6 +32,7 @@ COMMANDS = (
 """Each is the command of that name in the module of that name beside this one."""
 
 DEFAULT = "show"
+PROGRAM = "kho-inspect"
 
 
 class LazyGroup(click.Group):
@@ -75,9 +76,9 @@ def run(args: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(args, prog_name="kho-inspect", standalone_mode=False)
+        code = _dispatch(sys.argv[1:] if args is None else list(args))
         sys.stdout.flush()
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     except click.ClickException as error:
         shown = io.StringIO()
@@ -98,6 +99,17 @@ def run(args: Sequence[str] | None = None) -> int:
         _complain("out of memory", "a summary needs less: --json, or ranges --limit")
         return exit_codes.UNREADABLE
     return code if isinstance(code, int) else exit_codes.CLEAN
+
+
+def _dispatch(args: list[str]) -> object:
+    """What click's own ``main`` does, but it would make a closed pipe exit with 1: findings."""
+    if f"_{PROGRAM.upper().replace('-', '_')}_COMPLETE" in os.environ:  # asked for by a shell
+        return cli.main(args, prog_name=PROGRAM)
+    try:
+        with cli.make_context(PROGRAM, args) as context:
+            return cli.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
 
 
 def _complain(message: str, hint: str | None = None) -> None:
