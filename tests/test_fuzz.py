@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -182,6 +183,46 @@ def test_replay_tells_a_finding_from_none(
     with mock.patch("kho_inspect.memory.lime.MappedMemory", side_effect=IndexError("planted")):
         assert run.main(["lime", "--replay", str(path)]) == 1
     assert "IndexError: planted" in capsys.readouterr().err
+
+
+LOG = """#3120	NEW    cov: 561 ft: 1500 corp: 33/450b lim: 68 exec/s: 1554 rss: 96Mb L: 3/14
+{last}
+stat::number_of_executed_units: 3200
+"""
+
+
+@pytest.mark.parametrize("deadly", ["timeout-1f", "oom-2e", "crash-3d", ""])
+def test_an_input_that_kills_the_process_is_a_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], deadly: str
+) -> None:
+    def start(name: str, seconds: int, folder: Path, part: Path, log: Path) -> None:
+        first = not (folder / deadly).is_file()
+        if deadly:
+            (folder / deadly).write_bytes(b"input")
+        log.write_text(LOG.format(last="" if deadly and first else "#3200 DONE"))
+
+    seconds = iter((0.0, 0.0, 0.0, 10.0, 20.0, 30.0))
+    with (
+        mock.patch.object(run, "_start", start),
+        mock.patch("tests.fuzz.run.time", SimpleNamespace(monotonic=lambda: next(seconds))),
+    ):
+        outcome = run.run_entry("lime", 10, tmp_path)
+    run.print_table([outcome])
+    assert run.print_findings([outcome], tmp_path) == bool(deadly)
+    output = capsys.readouterr().out
+    assert outcome.totals.findings == [deadly] * bool(deadly)
+    assert f"--replay {tmp_path}/lime/{deadly}" in output or not deadly
+    assert "561      33" in output
+    assert outcome.totals.executions in (3200, 6400)
+
+
+def test_a_fuzzer_that_does_not_start_is_a_finding(tmp_path: Path) -> None:
+    def start(name: str, seconds: int, folder: Path, part: Path, log: Path) -> None:
+        log.write_text("ImportError: no such module")
+
+    with mock.patch.object(run, "_start", start):
+        outcome = run.run_entry("lime", 10, tmp_path)
+    assert "ended early" in outcome.totals.findings[0]
 
 
 def test_without_atheris_it_says_how_to_get_it(

@@ -197,6 +197,31 @@ _COMMANDS: tuple[tuple[str, Maker], ...] = (
 )
 
 
+_MORE: tuple[Args, ...] = (
+    *(
+        [f"--max-{name}", number]
+        for name, number in (("nodes", "4"), ("runs", "2"), ("files", "1"))
+    ),
+    *(
+        [f"--max-{name}", number]
+        for name, number in (("blob", "16"), ("fdt", "300"), ("runs", "0"))
+    ),
+    *(["--page-size", size] for size in ("4K", "16K", "64K")),
+    *(["--assume-abi", abi] for abi in ("kho-v1", "kho-v2", "kho-v3", "kho-v4")),
+    *(["--format", name] for name in ("raw", "elf", "lime", "kdump")),
+    ["--format", "raw", "--base", "0x100000"],
+    ["--format", "raw", "--map", "0x100000:0:0x1000", "--map", "4G:0x1000:64K"],
+)
+"""What changes how any input is read."""
+_DUMP_ONLY = ("--format", "--base", "--map")
+
+
+def _reading(name: str, number: int) -> Args:
+    """Options for about half of the numbers up to 31."""
+    args = _MORE[number - 1] if 0 < number <= len(_MORE) else []
+    return [] if name == "locate" and args and args[0] not in _DUMP_ONLY else args
+
+
 def command(data: bytes) -> None:
     """Run one command twice; see the module for what must hold."""
     cursor = Cursor(data)
@@ -210,9 +235,10 @@ def command(data: bytes) -> None:
     with _folder() as home, _settings(COLUMNS[own.u8() % len(COLUMNS)]):
         it = Fuzzed(home, seed, patched, own)
         # Mostly with its DTB; else the FDT is looked for.
-        dtb = "-" if own.u8() % 8 == 7 else str(it.dtb)
+        reading = own.u8()
+        dtb = "-" if reading % 8 == 7 else str(it.dtb)
         files = [str(it.dump)] if name == "locate" else [str(it.dump), dtb]
-        args = [name, *files, *make(it, own)]
+        args = [name, *files, *_reading(name, reading >> 3), *make(it, own)]
         text = in_process(*args)
         check_result(name, text, args)
         it.check()
