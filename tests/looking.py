@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from kho_inspect.inspection import Options, inspect
+from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.memory import PhysicalMemory, open_memory
 from kho_inspect.model import Fault, FaultKind, Handover
 from tests.builder import Image
@@ -16,7 +17,14 @@ GEOMETRIES = [
 SHIFTS = {"4K": 12, "16K": 14, "64K": 16}
 
 
-def look(image: Image, dtb: bytes, page_size: str = "auto", *, elf: bool = False) -> Handover:
+def look(
+    image: Image,
+    dtb: bytes,
+    page_size: str = "auto",
+    *,
+    elf: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Handover:
     """Inspect a finished image; as ``elf``, only stored pages are in the file."""
     with tempfile.TemporaryDirectory() as folder:
         dump, tree = Path(folder, "dump"), Path(folder, "kho.dtb")
@@ -25,7 +33,7 @@ def look(image: Image, dtb: bytes, page_size: str = "auto", *, elf: bool = False
         else:
             image.write_raw(dump)
         tree.write_bytes(dtb)
-        return inspect(str(dump), str(tree), Options(page_size=page_size))
+        return inspect(str(dump), str(tree), Options(page_size=page_size, limits=limits))
 
 
 def open_image(image: Image, *, elf: bool = False) -> PhysicalMemory:
@@ -48,6 +56,11 @@ def blocks_of(handover: Handover) -> set[tuple[int, int]]:
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         for pfn in range(start, end, 1 << order)
     }
+
+
+def messages(handover: Handover, kind: FaultKind) -> list[str]:
+    """What the faults of one kind say."""
+    return [fault.message for fault in handover.faults if fault.kind is kind]
 
 
 def only_fault(handover: Handover, kind: FaultKind) -> Fault:

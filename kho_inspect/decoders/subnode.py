@@ -37,9 +37,6 @@ def read_blobs(
     limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[Blob]:
     """The blob of each sub-node, as far as the dump gives it; what it cannot give is a fault."""
-    reader = _Reader(memory, preserved, abi, faults, limits)
-    for node in root.children[:MAX_SUBNODES]:
-        yield reader.read(node)
     more = len(root.children) - MAX_SUBNODES
     if more > 0:
         faults.add(
@@ -48,6 +45,9 @@ def read_blobs(
             "no page has room for so many",
             path="/",
         )
+    reader = _Reader(memory, preserved, abi, faults, limits)
+    for node in root.children[:MAX_SUBNODES]:
+        yield reader.read(node)
 
 
 class _Reader:
