@@ -39,7 +39,7 @@ class Fuzzed:
         self.work = home / "jail" / "work"
         self.work.mkdir(parents=True)
         self.dump, self.dtb = self.work / "dump", self.work / "dtb"
-        self.out, self.file = self.work / "out", self.work / "file"
+        self.out, self.file, self.boot = (self.work / name for name in ("out", "file", "boot"))
         data = bytes(patched.data)
         runs = [
             (block.paddr, data[block.offset : block.offset + block.size])
@@ -52,7 +52,7 @@ class Fuzzed:
         """Nothing was written but what was asked for, and that is plain files and folders."""
         assert [*self.home.iterdir()] == [self.work.parent]
         assert [*self.work.parent.iterdir()] == [self.work]
-        assert {*self.work.iterdir()} <= {self.dump, self.dtb, self.out, self.file}
+        assert {*self.work.iterdir()} <= {self.dump, self.dtb, self.out, self.file, self.boot}
         held = [path for path in self.out.rglob("*") if not path.is_dir()]
         assert all(path.is_file() and not path.is_symlink() for path in held)
         assert not any(path.name.startswith(".kho-inspect-") for path in held)
@@ -132,7 +132,9 @@ def _check(it: Fuzzed, cursor: Cursor) -> Args:
     if flags & 8:
         args += ["--scratch", f"{_address(cursor, it.seed)}+{_address(cursor, it.seed)}"]
     if flags & 16:
-        args += ["--boot-dtb", str(it.dtb)]
+        places = [int(_address(cursor, it.seed), 16) for _ in range(2)]
+        it.boot.write_bytes(images.boot_fdt(*places))
+        args += ["--boot-dtb", str(it.boot)]
     if flags & 32:
         args += ["--fail-on", ("fatal", "error", "info", "never")[cursor.u8() % 4]]
     if flags & 64:

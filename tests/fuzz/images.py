@@ -5,6 +5,7 @@ All of them are cheap to copy: no content but a word or two, no memory that nobo
 
 from __future__ import annotations
 
+import lzma
 import struct
 import tempfile
 import zlib
@@ -51,12 +52,13 @@ def memory_seed(name: str, image: Image, dtb: bytes, root: int | None = None) ->
     """A finished image as a seed."""
     pages = sorted(image.pages)
     data = b"".join(bytes(image.pages[page]) for page in pages) + dtb
-    plain = seed_of(name, data, pages)
+    plain = seed_of(name, data, pages, image.page_size)
     return MemorySeed(
         name,
         data,
         plain.places,
         plain.values,
+        plain.unit,
         tuple(pages),
         image.page_shift,
         image.abi,
@@ -232,12 +234,12 @@ def _odd_fdt() -> bytes:
     return fdt_container(structure, strings, reservations=reservations)
 
 
-def _boot_fdt(fdt: int) -> bytes:
-    """An arm64 boot DTB, whose /chosen leads to the root FDT."""
+def boot_fdt(fdt: int, scratch: int) -> bytes:
+    """An arm64 boot DTB, whose /chosen leads to the root FDT and the scratch table."""
     cells = [(b"#address-cells", u32s(2)), (b"#size-cells", u32s(2))]
     chosen = [
         (b"linux,kho-fdt", struct.pack(">QQ", fdt, PAGE)),
-        (b"linux,kho-scratch", struct.pack(">QQ", 1 << 30, 32)),
+        (b"linux,kho-scratch", struct.pack(">QQ", scratch, 32)),
     ]
     return fdt_blob(Tree(b"", cells, [Tree(b"chosen", chosen)]))
 
@@ -246,7 +248,7 @@ def _boot_fdt(fdt: int) -> bytes:
 def device_trees() -> tuple[Seed, ...]:
     """Root FDTs, blobs, a boot DTB and an odd one."""
     found = [(one.name, one.data[one.dtb_at :]) for one in handovers()[:4]]
-    found += [("odd", _odd_fdt()), ("boot", _boot_fdt(handovers()[0].pages[-1]))]
+    found += [("odd", _odd_fdt()), ("boot", boot_fdt(handovers()[0].pages[-1], 1 << 30))]
     found.append(("cut", handovers()[0].data[handovers()[0].dtb_at :][:120]))
     return tuple(seed_of(name, data, _offsets(data)) for name, data in found)
 
@@ -288,7 +290,13 @@ def elf_files() -> tuple[Seed, ...]:
     ]
     plain = _written(lambda path: write_elf(path, segments, note=True))
     xnum = _written(lambda path: write_elf(path, segments, xnum=True))
-    return (_file("plain", plain), _file("xnum", xnum), _file("gzip", _gzip(plain)))
+    return (
+        _file("plain", plain),
+        _file("xnum", xnum),
+        _file("gzip", _gzip(plain)),
+        _file("xz", lzma.compress(plain)),
+        _file("zstd", _codec("zstandard")[1](plain)),
+    )
 
 
 def _gzip(data: bytes) -> bytes:

@@ -87,14 +87,16 @@ class Seed:
     """Offsets of words that hold something, and of their neighbours."""
     values: tuple[int, ...]
     """What a pointer in it could well say: addresses of pages, or file offsets."""
+    unit: int
+    """Bytes of a page, where there is a value for each."""
 
 
-def seed_of(name: str, data: bytes, values: Iterable[int]) -> Seed:
+def seed_of(name: str, data: bytes, values: Iterable[int], unit: int = 0) -> Seed:
     """A seed whose places are found by looking for what is not zero."""
     words = struct.unpack(f"<{len(data) // WORD}I", data[: len(data) // WORD * WORD])
     held = {at + near for at, word in enumerate(words) if word for near in (-1, 0, 1, 2)}
     places = tuple(at * WORD for at in sorted(held) if 0 <= at < len(words))
-    return Seed(name, data, places or (0,), tuple(values) or (0,))
+    return Seed(name, data, places or (0,), tuple(values) or (0,), unit)
 
 
 @dataclass
@@ -129,8 +131,11 @@ def _change(what: int, seed: Seed, data: bytearray, at: int, cursor: Cursor) -> 
     match what:
         case 0:
             new = cursor.u64()
-        case 1 | 2:
+        case 1:
             new = seed.values[cursor.u16() % len(seed.values)]
+        case 2:  # the page that the place is in: a list that ends nowhere
+            number = at // seed.unit if seed.unit else cursor.u8()
+            new = seed.values[number % len(seed.values)]
         case 3:
             new = SPECIALS[cursor.u8() % len(SPECIALS)]
         case 4:
