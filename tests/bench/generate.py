@@ -1,30 +1,34 @@
 #!/usr/bin/env python3
-"""Synthetic handovers of any size, as sparse raw dumps with a DTB: for benchmarks.
+"""Synthetic handovers of any size, as sparse raw dumps with a DTB: for benchmarks and for looks.
 
     python tests/bench/generate.py OUT_DIR --leaves 8192 --pattern mixed
+    python tests/bench/generate.py OUT_DIR --leaves 64 --abi kho-v1 --page-size 16K --order 9
+    python tests/bench/generate.py OUT_DIR --memfds 1000 --folios 100
 
-Leaves are filled by pattern, not page by page, and written with plain struct: an image of a
-tebibyte of preserved memory takes a second and some MiB of disk. The dump is declared as large as
-the memory that the tree records, so that every block lies in it.
+An image of a tebibyte of preserved memory takes a second and some MiB of disk. The dump is
+declared as large as the memory that the map records (8 TiB at the most), so that every block lies
+in it; nothing else is preserved where the structures themselves stand.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import struct
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from tests.builder import Tree, fdt_blob  # needs the path above
+from tests.bench.luo_image import luo_image  # these need the path above
+from tests.bench.maker import LARGEST, Maker
 
-PATTERNS = ("full", "runs", "random", "alternating", "sparse")
+PATTERNS = ("full", "runs", "sparse", "random", "alternating")
+ABIS = ("kho-v1", "kho-v2", "kho-v3", "kho-v4")
+PAGE_SHIFTS = {"4K": 12, "16K": 14, "64K": 16}
 
 
-def leaf(pattern: str, size: int, rng: random.Random) -> bytes:
-    """One bitmap page."""
+def bitmap(pattern: str, size: int, rng: random.Random) -> bytes:
+    """One page of bits."""
     if pattern == "full":
         return b"\xff" * size
     if pattern == "random":
@@ -32,10 +36,21 @@ def leaf(pattern: str, size: int, rng: random.Random) -> bytes:
     if pattern == "alternating":
         return b"\x55" * size
     data = bytearray(size)
+    length = 64 if pattern == "runs" else 1
     for _ in range(20 if pattern == "runs" else 3):
-        at = rng.randrange(size)
-        data[at : at + (64 if pattern == "runs" else 1)] = b"\xff" * min(64, size - at)
-    return bytes(data[:size])
+        at = rng.randrange(size - length)
+        data[at : at + length] = b"\xff" * length
+    return bytes(data)
+
+
+def clip(data: bytes, low: int, high: int) -> bytes:
+    """A bitmap without the bits below ``low`` and from ``high`` on."""
+    bits = 8 * len(data)
+    low, high = min(max(low, 0), bits), min(max(high, 0), bits)
+    if (low, high) == (0, bits):
+        return data
+    value = int.from_bytes(data, "little") & ((1 << high) - 1)
+    return (value >> low << low).to_bytes(len(data), "little")
 
 
 def generate(
@@ -46,74 +61,61 @@ def generate(
     order: int = 0,
     shift: int = 12,
     compatible: str = "kho-v4",
+    damage: int = 0,
 ) -> tuple[Path, Path]:
     """Write dump.raw and kho.dtb; returns their paths.
 
-    ``mixed`` cycles through all patterns but ``random`` and ``alternating``. Node pages stand in
-    the first memory, where the first leaf (kept sparse) preserves nothing.
+    ``mixed`` cycles through full, runs and sparse. ``damage``: tree entries that are overwritten.
     """
-    page, rng = 1 << shift, random.Random(leaves)
-    table_bits, bitmap_bits = shift - 3, shift + 3
-    width = 64 - shift + (compatible != "kho-v2")
-    levels = -(-(width - bitmap_bits) // table_bits) + 1
-    cycle = ("full", "runs", "sparse") if pattern == "mixed" else (pattern,)
-    tables: dict[tuple[int, int], int] = {}
-    entries: dict[int, dict[int, int]] = {}
-    next_page = 16
+    rng = random.Random(leaves)
+    maker = Maker(folder, shift, compatible)
+    kinds = PATTERNS[:3] if pattern == "mixed" else (pattern,)
+    block = shift + order
+    size = min(leaves << (block + maker.bitmap_bits), LARGEST)
+    # The structures: bitmaps, and no more than as many tables.
+    low = -(-(2 * leaves + 64 << shift) >> block)
+    for number in range(leaves):
+        at = number << maker.bitmap_bits
+        data = bitmap(kinds[number % len(kinds)], maker.page, rng)
+        data = clip(data, low - at, (size >> block) - at)
+        if not (order or number):
+            data = bytes([data[0] | 2]) + data[1:]  # the root FDT's page
+        maker.bitmap(order, number, data)
+    paths = maker.finish(size)
+    if damage:
+        maker.damage(damage, rng)
+    maker.file.close()
+    return paths
 
-    def take() -> int:
-        nonlocal next_page
-        next_page += 1
-        return (next_page - 1) * page
 
-    root = tables[(levels - 1, 0)] = take()
-    first_key = 1 << (64 - shift - order)
-    folder.mkdir(parents=True, exist_ok=True)
-    dump, dtb = folder / "dump.raw", folder / "kho.dtb"
-    with dump.open("wb") as file:
-
-        def put(at: int, data: bytes) -> None:
-            file.seek(at)
-            file.write(data)
-
-        # Key space of the first leaves is where the nodes stand: start above it.
-        skip = (leaves // (8 * page) + 2) if not order else 0
-        for number in range(leaves):
-            key = first_key + ((number + skip) << bitmap_bits)
-            above = root
-            for level in range(levels - 1, 0, -1):
-                index = key >> ((level - 1) * table_bits + bitmap_bits) & ((1 << table_bits) - 1)
-                place = (level - 1, key >> ((level - 1) * table_bits + bitmap_bits))
-                if place not in tables:
-                    tables[place] = take()
-                entries.setdefault(above, {})[index] = tables[place]
-                above = tables[place]
-            put(above, leaf(cycle[number % len(cycle)], page, rng))
-        for paddr, table in entries.items():
-            data = bytearray(page)
-            for index, value in table.items():
-                struct.pack_into("<Q", data, 8 * index, value)
-            put(paddr, bytes(data))
-        fdt = fdt_blob(
-            Tree(
-                b"",
-                [
-                    (b"compatible", compatible.encode() + b"\0"),
-                    (b"preserved-memory-map", struct.pack("<Q", root)),
-                ],
-            )
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--leaves", type=int, default=64, help="bitmaps of preserved blocks")
+    parser.add_argument("--pattern", choices=(*PATTERNS, "mixed"), default="mixed")
+    parser.add_argument("--order", type=int, default=0, help="of the blocks: 0, 9, 18 …")
+    parser.add_argument("--abi", choices=ABIS, default="kho-v4")
+    parser.add_argument("--page-size", choices=PAGE_SHIFTS, default="4K")
+    parser.add_argument("--damage", type=int, default=0, help="tree entries to overwrite")
+    parser.add_argument("--memfds", type=int, default=0, help="a LUO with so many instead")
+    parser.add_argument("--folios", type=int, default=100, help="of each memfd")
+    given = parser.parse_args()
+    if given.memfds:
+        print(*luo_image(given.folder, given.memfds, given.folios))
+        return
+    print(
+        *generate(
+            given.folder,
+            given.leaves,
+            given.pattern,
+            order=given.order,
+            shift=PAGE_SHIFTS[given.page_size],
+            compatible=given.abi,
+            damage=given.damage if given.abi != "kho-v1" else 0,
         )
-        put(page, fdt)
-        file.truncate((leaves + skip) << (bitmap_bits + shift + order))
-    dtb.write_bytes(fdt)
-    return dump, dtb
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--leaves", type=int, default=64)
-    parser.add_argument("--pattern", choices=(*PATTERNS, "mixed"), default="mixed")
-    parser.add_argument("--order", type=int, default=0)
-    given = parser.parse_args()
-    print(*generate(given.folder, given.leaves, given.pattern, order=given.order))
+    main()
