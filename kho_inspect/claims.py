@@ -43,7 +43,7 @@ class ClaimLog:
     ) -> None:
         """``pages`` page frames from each of ``pfns``."""
         if len(pfns):
-            starts = np.minimum(pfns, self.end - 1)
+            starts = pfns if (pfns < self.end).all() else np.minimum(pfns, self.end - 1)
             ends = np.minimum(starts + pages, self.end)
             self.claims.append(Claim(owner, what, starts, ends, file_index))
 

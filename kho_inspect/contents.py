@@ -49,10 +49,10 @@ class Folios:
 
     pfn: I64
     """First page frame; 0 is a hole that the kernel passes over."""
-    flags: I64
+    flags: NDArray[np.int16]
     index: NDArray[np.uint64]
     """Page offset in the file."""
-    order: I64
+    order: NDArray[np.int8]
     """Order of the preserved block that starts at ``pfn``; -1 when none does."""
 
     def __len__(self) -> int:

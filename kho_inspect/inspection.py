@@ -17,8 +17,8 @@ from kho_inspect.live import DEBUGFS, live_fdt
 from kho_inspect.locate import MAX_WITNESSES
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
 from kho_inspect.memory.kcore import open_kcore
-from kho_inspect.model import Blob, FaultKind, Handover, RootFdt, Source
-from kho_inspect.ownership import account, unclaimed
+from kho_inspect.model import Blob, FaultKind, Handover, Ownership, RootFdt, Source
+from kho_inspect.ownership import account, account_more
 from kho_inspect.preserved import ChunkList, Preserved, RadixTree
 from kho_inspect.root_fdt import locate_root_fdt, read_root_fdt
 from kho_inspect.units import PhysAddr
@@ -124,10 +124,7 @@ def inspect_memory(
     if root.known:
         found = read_blobs(memory, preserved, root.root, root.abi, faults, limits)
         blobs = tuple(decode_blob(context, blob) for blob in found)
-    root = replace(root, paddr=_find_root_fdt(memory, root, preserved, claims))
-    if root.paddr is not None:
-        # The kernel allots it one page.
-        claims.add("KHO", "root FDT", root.paddr, geometry.page_size)
+    root, ownership = _own_root_fdt(memory, root, preserved, claims)
     return Handover(
         Source(
             memory.path,
@@ -144,7 +141,7 @@ def inspect_memory(
         preserved,
         blobs,
         tuple(claims.claims),
-        account(preserved, claims.claims),
+        ownership,
         faults.result(),
     )
 
@@ -170,17 +167,27 @@ def _note_defects(root: RootFdt, geometry: PageGeometry, faults: FaultLog) -> No
         )
 
 
-def _find_root_fdt(
+def _own_root_fdt(
     memory: PhysicalMemory, root: RootFdt, preserved: Preserved, claims: ClaimLog
-) -> PhysAddr | None:
-    """Where the root FDT stands: kho_init preserves its page, and no structure points to it.
+) -> tuple[RootFdt, Ownership]:
+    """The root FDT with its address, and who owns what once its page is claimed for it.
 
-    So it is looked for in the pages that nobody else claims.
+    ``kho_init()`` preserves the page, and no structure points to it: where it was not found
+    before, it is looked for in the pages that nobody else claims.
     """
-    if root.paddr is not None:
-        return root.paddr
-    pages = unclaimed(preserved, claims.claims)
-    return find_page(memory, pages, preserved.page_shift, root.data, MAX_ROOT_PAGES)
+    ownership = None
+    if root.paddr is None:
+        ownership = account(preserved, claims.claims)
+        pages, shift = ownership.orphans, preserved.page_shift
+        root = replace(root, paddr=find_page(memory, pages, shift, root.data, MAX_ROOT_PAGES))
+        if root.paddr is None:
+            return root, ownership
+    assert root.paddr is not None
+    # The kernel allots it one page.
+    claims.add("KHO", "root FDT", root.paddr, 1 << preserved.page_shift)
+    if ownership is None:
+        return root, account(preserved, claims.claims)
+    return root, account_more(preserved, claims.claims, ownership)
 
 
 def _choose_geometry(

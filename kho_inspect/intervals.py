@@ -39,15 +39,15 @@ def merge(starts: I64, ends: I64) -> Intervals:
     """Union of any intervals, as a merged set."""
     if len(starts) == 0:
         return empty()
-    if np.any(starts[1:] < starts[:-1]):
-        order = np.argsort(starts, kind="stable")
-        starts, ends = starts[order], ends[order]
-    reach = np.maximum.accumulate(ends)
-    first = np.empty(len(starts), dtype=bool)
-    first[0] = True
-    np.greater(starts[1:], reach[:-1], out=first[1:])
-    last = np.append(np.flatnonzero(first)[1:] - 1, len(starts) - 1)
-    return starts[first], reach[last]
+    starts, ends = _sorted(starts), _sorted(ends)
+    # As many have ended as have begun: there is a gap, whichever end belongs to which start.
+    gap = starts[1:] > ends[:-1]
+    return starts[np.append(True, gap)], ends[np.append(gap, True)]
+
+
+def _sorted(values: I64) -> I64:
+    """The same array where it is sorted already, as most are."""
+    return np.sort(values) if (values[1:] < values[:-1]).any() else values
 
 
 def extents(pages: Intervals, page_shift: int) -> Iterator[Extent]:
@@ -191,10 +191,7 @@ def length_within(merged: Intervals, starts: I64, ends: I64) -> I64:
 
 def overlaps(starts: I64, ends: I64) -> Intervals:
     """What at least two of the given intervals have in common, as a merged set."""
-    if len(starts) < 2:
-        return empty()
-    order = np.argsort(starts, kind="stable")
-    starts, ends = starts[order], ends[order]
-    reach = np.maximum.accumulate(ends)[:-1]
-    hit = starts[1:] < reach
-    return merge(starts[1:][hit], np.minimum(ends[1:], reach)[hit])
+    starts, ends = _sorted(starts), _sorted(ends)
+    # As in merge(): where the next begins before as many have ended, two are open.
+    hit = starts[1:] < ends[:-1]
+    return merge(starts[1:][hit], ends[:-1][hit])

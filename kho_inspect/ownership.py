@@ -6,7 +6,7 @@ arithmetic on page frames throughout; nothing here is done page by page.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,32 +19,51 @@ from kho_inspect.units import PhysAddr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from kho_inspect.contents import Claim
     from kho_inspect.intervals import I64, Intervals
+
+BATCH = 1 << 20
+"""Pieces that are looked up at a time."""
 
 
 def account(preserved: Preserved, claims: Sequence[Claim]) -> Ownership:
     """Owned, orphan, dangling and shared memory, and the share of each owner."""
     pieces = _Pieces(claims)
     claimed = intervals.merge(pieces.starts, pieces.ends)
+    dangling = intervals.subtract(claimed, preserved.merged)
     starts, ends = grow_to_blocks(preserved, pieces.starts, pieces.ends)
     grown = intervals.merge(starts, ends)
     starts, ends, owner = _merge_per_owner(starts, ends, pieces.owner)
     return Ownership(
         preserved.page_shift,
-        _owners(preserved, pieces.names, starts, ends, owner),
+        _owners(preserved, dangling, pieces.names, (starts, ends, owner)),
         intervals.intersect(preserved.merged, grown),
         intervals.subtract(preserved.merged, grown),
-        intervals.subtract(claimed, preserved.merged),
+        dangling,
         intervals.overlaps(starts, ends),
     )
 
 
-def unclaimed(preserved: Preserved, claims: Sequence[Claim]) -> Intervals:
-    """Preserved page frames that no claim owns."""
-    pieces = _Pieces(claims)
-    starts, ends = grow_to_blocks(preserved, pieces.starts, pieces.ends)
-    return intervals.subtract(preserved.merged, intervals.merge(starts, ends))
+def account_more(preserved: Preserved, claims: Sequence[Claim], before: Ownership) -> Ownership:
+    """The account of all claims, from that of all but the last.
+
+    Cheap when the last one is a new owner's, on memory that nobody claimed: the root FDT is found
+    where nobody else is, and with millions of claims one account costs a second.
+    """
+    claim = claims[-1]
+    starts, ends = grow_to_blocks(preserved, claim.starts, claim.ends)
+    new = claim.owner not in {owner.name for owner in before.owners}
+    if not new or len(starts) > 1 or not intervals.covers(before.orphans, starts[0], ends[0]):
+        return account(preserved, claims)
+    mine = _owners(preserved, intervals.empty(), [claim.owner], (starts, ends, starts * 0))
+    return replace(
+        before,
+        owners=(*before.owners, *mine),
+        owned=intervals.union([before.owned, (starts, ends)]),
+        orphans=intervals.subtract(before.orphans, (starts, ends)),
+    )
 
 
 class OwnerIndex:
@@ -134,11 +153,34 @@ class _Pieces:
 
 
 def grow_to_blocks(preserved: Preserved, starts: I64, ends: I64) -> Intervals:
-    """Each interval widened to whole preserved blocks at both of its ends."""
+    """Each interval widened to whole preserved blocks at both of its ends.
+
+    The very arrays that were given where only single pages are preserved.
+    """
+    if all(order == 0 for order in preserved.runs):
+        return starts, ends
+    low, high = starts.copy(), ends.copy()
+    for at in range(0, len(starts), BATCH):
+        part = slice(at, at + BATCH)
+        first, last = starts[part], ends[part] - 1
+        below, above = preserved.orders_holding(first), preserved.orders_holding(last)
+        if below is None or above is None:
+            return _grow_overlapping(preserved, starts, ends)
+        low[part] = first & ~_offset_bits(below)
+        high[part] = (last | _offset_bits(above)) + 1
+    return low, high
+
+
+def _offset_bits(orders: NDArray[np.int8]) -> I64:
+    """The page frame bits below a block's own; none where there is no block."""
+    bits: I64 = (np.int64(1) << np.maximum(orders, 0)) - 1
+    return bits
+
+
+def _grow_overlapping(preserved: Preserved, starts: I64, ends: I64) -> Intervals:
+    """The same where blocks of several orders lie over each other: the widest counts."""
     low, high = starts.copy(), ends.copy()
     for order, runs in preserved.runs.items():
-        if order == 0:
-            continue
         inside = intervals.contains(runs, starts)
         low[inside] = np.minimum(low[inside], starts[inside] >> order << order)
         inside = intervals.contains(runs, ends - 1)
@@ -149,21 +191,22 @@ def grow_to_blocks(preserved: Preserved, starts: I64, ends: I64) -> Intervals:
 
 def _merge_per_owner(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]:
     """Join what overlaps or touches within one owner, so that nothing counts twice."""
-    order = np.lexsort((starts, owner))
-    starts, ends, owner = starts[order], ends[order], owner[order]
     if not len(starts):
         return starts, ends, owner
-    # One running maximum serves all owners when each has a range of numbers of its own.
-    span = int(ends.max())
-    if len(starts) and (int(owner.max()) + 1) * (span + 1) >= 1 << 62:
+    # One pass serves all owners when each has a range of numbers of its own.
+    span = int(ends.max()) + 1
+    if (int(owner.max()) + 1) * span >= 1 << 62:
         return _merge_by_loop(starts, ends, owner)
-    offset = owner * (span + 1)
+    offset = owner * span
     low, high = intervals.merge(starts + offset, ends + offset)
-    owner = low // (span + 1)
-    return low - owner * (span + 1), high - owner * (span + 1), owner
+    owner = low // span
+    offset = owner * span
+    return low - offset, high - offset, owner
 
 
 def _merge_by_loop(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]:
+    order = np.argsort(owner, kind="stable")
+    starts, ends, owner = starts[order], ends[order], owner[order]
     bounds = np.append(np.flatnonzero(np.diff(owner, prepend=-1)), len(owner))
     merged = [
         (*intervals.merge(starts[a:b], ends[a:b]), int(owner[a]))
@@ -177,17 +220,30 @@ def _merge_by_loop(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]:
 
 
 def _owners(
-    preserved: Preserved, names: list[str], starts: I64, ends: I64, owner: I64
+    preserved: Preserved,
+    dangling: Intervals,
+    names: list[str],
+    pieces: tuple[I64, I64, I64],
 ) -> tuple[Owner, ...]:
+    """Bytes and blocks per owner, from its merged pieces: all preserved but for ``dangling``."""
+    starts, ends, owner = pieces
+
     def per_owner(values: I64) -> list[int]:
         sums = np.zeros(len(names), dtype=np.int64)
         np.add.at(sums, owner, values)
         return [int(value) for value in sums]
 
-    pages = intervals.length_within(preserved.merged, starts, ends)
+    pages = ends - starts - intervals.length_within(dangling, starts, ends)
     blocks = np.zeros(len(starts), dtype=np.int64)
-    for order, runs in preserved.runs.items():
-        blocks += intervals.length_within(runs, starts, ends) >> order
+    rest = pages.copy()
+    orders = sorted(preserved.runs, key=lambda order: len(preserved.runs[order][0]))
+    for number, order in enumerate(orders, 1):
+        if number < len(orders) or preserved.overlapping:
+            held = intervals.length_within(preserved.runs[order], starts, ends)
+        else:
+            held = rest  # what is in no other order: most pieces, at no cost
+        blocks += held >> order
+        rest -= held
     return tuple(
         Owner(name, size << preserved.page_shift, count)
         for name, size, count in zip(names, per_owner(pages), per_owner(blocks), strict=True)

@@ -167,14 +167,59 @@ class Preserved:
         end = -(-(paddr + max(size, 1)) >> self.page_shift)
         return end < 1 << 62 and intervals.covers(self.merged, paddr >> self.page_shift, end)
 
-    def orders_at(self, pfns: I64) -> I64:
+    @cached_property
+    def _runs_by_start(self) -> tuple[I64, I64, NDArray[np.int8]] | None:
+        """The runs of all orders by address, and their orders; None when some overlap."""
+        import numpy as np
+
+        if len(self.runs) == 1:
+            ((order, (starts, ends)),) = self.runs.items()
+            return starts, ends, np.full(1, order, dtype=np.int8)
+        none = np.empty(0, dtype=np.int64)
+        starts = np.concatenate([none, *(starts for starts, _ in self.runs.values())])
+        ends = np.concatenate([none, *(ends for _, ends in self.runs.values())])
+        counts = [len(starts) for starts, _ in self.runs.values()]
+        orders = np.repeat(np.array(list(self.runs), dtype=np.int8), counts)
+        by_start = np.argsort(starts, kind="stable")
+        starts, ends = starts[by_start], ends[by_start]
+        if (starts[1:] < ends[:-1]).any():
+            return None
+        return starts, ends, orders[by_start]
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether blocks of different orders lie over each other: a fault in itself."""
+        return self._runs_by_start is None
+
+    def orders_holding(self, pfns: I64) -> NDArray[np.int8] | None:
+        """Order of the block that holds each page frame, -1 where none does.
+
+        None when blocks overlap, so that there is no such thing.
+        """
+        import numpy as np
+
+        if self._runs_by_start is None:
+            return None
+        starts, ends, orders = self._runs_by_start
+        if not len(starts):
+            return np.full(len(pfns), -1, dtype=np.int8)
+        at = np.searchsorted(starts, pfns, side="right") - 1
+        inside = (at >= 0) & (pfns < ends[at])
+        held = orders[at] if len(orders) > 1 else orders
+        return np.where(inside, held, np.int8(-1))
+
+    def orders_at(self, pfns: I64) -> NDArray[np.int8]:
         """Order of the block that starts at each page frame, -1 where none does.
 
         Where blocks of several orders start there (a fault in itself) the highest is given.
         """
         import numpy as np
 
-        found = np.full(len(pfns), -1, dtype=np.int64)
+        held = self.orders_holding(pfns)
+        if held is not None:
+            head = pfns & ((np.int64(1) << np.maximum(held, 0)) - 1) == 0
+            return np.where(head, held, np.int8(-1))
+        found = np.full(len(pfns), -1, dtype=np.int8)
         for order, (starts, ends) in sorted(self.runs.items()):
             at = np.searchsorted(starts, pfns, side="right") - 1
             inside = (at >= 0) & (pfns < ends[np.maximum(at, 0)])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from kho_inspect import intervals
 from kho_inspect.contents import Claim
 from kho_inspect.inspection import Options, inspect
-from kho_inspect.model import Handover
-from kho_inspect.ownership import OwnerIndex, account, unclaimed
+from kho_inspect.model import Handover, Ownership
+from kho_inspect.ownership import OwnerIndex, account, account_more
 from kho_inspect.preserved import Preserved
 from tests import luo_builder as write
 from tests.builder import Image
@@ -132,7 +132,21 @@ def assert_removing_a_claim_orphans_its_pages(handover: Handover) -> None:
         left = without(claims, number)
         alone = {pfn for pfn in pages & blocks.pages if times[pfn] == 1}
         assert members(account(handover.preserved, left).orphans) == before | alone
-        assert members(unclaimed(handover.preserved, left)) == before | alone
+
+
+def assert_same_account(one: Ownership, other: Ownership) -> None:
+    assert one.owners == other.owners
+    for name in ("owned", "orphans", "dangling", "shared"):
+        assert members(getattr(one, name)) == members(getattr(other, name)), name
+
+
+def test_a_claim_added_later_counts_as_if_it_had_been_there(handover: Handover) -> None:
+    preserved, claims = handover.preserved, handover.claims
+    for number in range(len(claims)):
+        left = without(claims, number)
+        everything = [*left, claims[number]]
+        more = account_more(preserved, everything, account(preserved, left))
+        assert_same_account(more, account(preserved, everything))
 
 
 def test_removing_any_one_claim_orphans_exactly_its_pages(handover: Handover) -> None:

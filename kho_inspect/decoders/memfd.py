@@ -28,27 +28,25 @@ _FOLIO = dtype_of(memfd_luo_folio_ser)
 
 def _decoder(compatible: str) -> FileDecoder:
     layout = _LAYOUTS[compatible]
+    size = layout.sizeof()
 
     def decode(context: Context, data: PhysAddr, owner: str, path: str) -> Memfd | None:
         """The descriptor at ``data`` and its folio table; both and the folios are claimed."""
         try:
-            raw = context.memory.read(data, layout.sizeof())
+            raw = context.memory.read(data, size)
         except MissingMemoryError as error:
             kind = missing_kind(error, FaultKind.MEMFD_MISSING, FaultKind.MEMFD_NOT_STORED)
             context.faults.add(kind, f"memfd descriptor: {error.message}", paddr=data, path=path)
             return None
         fields = parse_record(layout, raw)
-        context.claims.add(owner, "memfd descriptor", data, layout.sizeof())
+        context.claims.add(owner, "memfd descriptor", data, size)
         area = context.vmalloc(fields.folios, f"{path} → folios", owner, "folio table")
         table = _read_table(context, area, fields.nr_folios, path)
-        held = np.flatnonzero(table.pfn)
-        context.claims.add_many(
-            owner,
-            "folio",
-            table.pfn[held],
-            np.int64(1) << np.maximum(table.order[held], 0),
-            table.index[held],
-        )
+        pfn, pages, index = table.pfn, np.int64(1) << np.maximum(table.order, 0), table.index
+        if not pfn.all():
+            held = np.flatnonzero(pfn)
+            pfn, pages, index = pfn[held], pages[held], index[held]
+        context.claims.add_many(owner, "folio", pfn, pages, index)
         return Memfd(
             compatible,
             data,
@@ -82,8 +80,8 @@ def _read_table(context: Context, area: VmallocArea, nr_folios: int, path: str) 
     pfn = (word & np.uint64((1 << FOLIO_PFN_BITS) - 1)).astype(np.int64)
     return Folios(
         pfn,
-        (word >> np.uint64(FOLIO_PFN_BITS)).astype(np.int64),
-        entries["index"],
+        (word >> np.uint64(FOLIO_PFN_BITS)).astype(np.int16),
+        entries["index"].copy(),
         context.preserved.orders_at(pfn),
     )
 

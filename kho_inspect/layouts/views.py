@@ -6,6 +6,7 @@ a fixed-size Struct into the numpy dtype of the same bytes, for reading thousand
 
 from __future__ import annotations
 
+import struct
 from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ import numpy as np
 from construct import Adapter, Bytes, Construct, FormatField, Renamed, Struct
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 
@@ -31,6 +34,7 @@ class U64Array(Adapter):  # type: ignore[misc]  # construct publishes no types
         return np.ascontiguousarray(obj, dtype="<u8").tobytes()
 
 
+@cache
 def dtype_of(layout: Construct) -> np.dtype[Any]:
     """The numpy dtype of a Struct made of integers, bytes, u64 arrays and such Structs.
 
@@ -57,23 +61,43 @@ def dtype_of(layout: Construct) -> np.dtype[Any]:
 
 
 def parse_record(layout: Construct, data: bytes | memoryview) -> SimpleNamespace:
-    """One fixed-size Struct by way of its dtype: for structs that are read by the thousand.
+    """One fixed-size Struct by way of :mod:`struct`: for structs that are read by the thousand.
 
     Fields become attributes, nested Structs namespaces. ``data`` must be long enough.
+    Raises TypeError for a field that is no integer, bytes or Struct.
     """
-    dtype = _cached_dtype(layout)
-    return _namespace(np.frombuffer(data, dtype=dtype, count=1)[0])
+    record = _record(layout)
+    return record.build(iter(record.format.unpack_from(data)))
 
 
-_cached_dtype = cache(dtype_of)
+class _Record:
+    """A Struct as :mod:`struct` reads it."""
+
+    def __init__(self, layout: Construct) -> None:
+        self.fields: list[tuple[str, _Record | None]] = []
+        self.codes: str = ""
+        for field in layout.subcons:
+            inner = field.subcon
+            nested = _record(inner) if isinstance(inner, Struct) else None
+            self.fields.append((field.name, nested))
+            if nested:
+                self.codes += nested.codes
+            elif isinstance(inner, FormatField) and inner.fmtstr[0] == "<":
+                self.codes += inner.fmtstr[1:]
+            elif isinstance(inner, Bytes):
+                self.codes += f"{inner.sizeof()}s"
+            else:
+                raise TypeError(f"{field!r} is no little-endian integer, bytes or Struct")
+        self.format = struct.Struct("<" + self.codes)
+
+    def build(self, values: Iterator[Any]) -> SimpleNamespace:
+        """Name the values of one record."""
+        return SimpleNamespace(
+            **{
+                name: nested.build(values) if nested else next(values)
+                for name, nested in self.fields
+            }
+        )
 
 
-def _namespace(record: Any) -> SimpleNamespace:
-    values: dict[str, Any] = {}
-    for name in record.dtype.names:
-        value = record[name]
-        if value.dtype.names:
-            values[name] = _namespace(value)
-        else:
-            values[name] = value.tobytes() if value.dtype.kind == "V" else value.item()
-    return SimpleNamespace(**values)
+_record = cache(_Record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,14 +11,18 @@ import numpy as np
 
 from kho_inspect import intervals
 from kho_inspect.contents import Luo, LuoFile, LuoSession, Memfd
+from kho_inspect.layouts.memfd import FOLIO_DIRTY, FOLIO_UPTODATE
 from kho_inspect.model import FaultKind
 from kho_inspect.ownership import OwnerIndex
 from kho_inspect.rules.base import Found, Need
 from kho_inspect.rules.map_case import NODE_FAULTS, MapCase
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from kho_inspect.abi import Abi
     from kho_inspect.contents import Claim, Content
+    from kho_inspect.intervals import I64
     from kho_inspect.model import Blob
 
 _TREE_AND_FDT = frozenset(
@@ -122,41 +126,82 @@ class Case(MapCase):
             if file.memfd is not None:
                 yield session, file, file.memfd
 
-    def sound_memfds(self) -> Iterator[tuple[LuoSession, LuoFile, Memfd]]:
-        """The memfds whose folio table can be believed: what is wrong with another says enough."""
-        for session, file, memfd in self.memfds():
+    def odd_memfds(self) -> Iterator[tuple[LuoSession, LuoFile, Memfd]]:
+        """The memfds to look into: not plainly sound, but with a folio table to be believed.
+
+        What is wrong with one that is not to be believed says enough.
+        """
+        for session, file, memfd in self._not_plain:
             if file_owner(session, file) not in self.distrusted:
                 yield session, file, memfd
 
     @cached_property
-    def distrusted(self) -> frozenset[str]:
-        """Owners (memfds) whose folio table is damaged as a whole."""
-        broken = [fault.path for fault in self.there.faults]
-        lost = {found.path.rpartition(" / ")[0] for found in self._lost_tables()}
-        return frozenset(
-            owner
-            for session, file, memfd in self.memfds()
-            for owner in [file_owner(session, file)]
-            if owner in lost
-            or self.is_junk_table(memfd)
-            or any(_is_under(path, memfd.path) for path in broken)
+    def _not_plain(self) -> tuple[tuple[LuoSession, LuoFile, Memfd], ...]:
+        page = self.there.geometry.page_size
+        return tuple(one for one in self.memfds() if not self._is_plain(one[2], page))
+
+    def _is_plain(self, memfd: Memfd, page: int) -> bool:
+        """Whether a memfd is as writers make them: one look at all entries that clears most files.
+
+        Folios behind each other from the start of the file to its end, all of them preserved
+        heads, DIRTY and UPTODATE.
+        """
+        table = memfd.table
+        if not len(table) or memfd.nr_folios != len(table) or table.index[0]:
+            return False
+        ends = table.index + (np.uint64(1) << np.maximum(table.order, 0).astype(np.uint64))
+        return bool(
+            (table.flags == (FOLIO_DIRTY | FOLIO_UPTODATE)).all()
+            and (table.order >= 0).all()
+            and (table.pfn > 0).all()
+            and int(table.pfn.max()) < self.ram_end
+            and (table.index[1:] == ends[:-1]).all()
+            and int(ends[-1]) - (1 << int(table.order[-1]))
+            < -(-memfd.size // page)
+            <= int(ends[-1])
         )
 
-    def _lost_tables(self) -> Iterator[Found]:
-        if not len(self.dangling[0]):
-            return
-        for claim in self.there.claims:
-            if claim.what == "folio table":
-                yield from self._unpreserved_pieces(claim)
+    @cached_property
+    def broken(self) -> frozenset[str]:
+        """The paths of all structures with a fault, and of all above them."""
+        return paths_above(fault.path for fault in self.there.faults)
+
+    @cached_property
+    def distrusted(self) -> frozenset[str]:
+        """Owners (memfds) whose folio table is damaged as a whole."""
+        found = {
+            file_owner(session, file)
+            for session, file, memfd in self._not_plain
+            if self.is_junk_table(memfd)
+        }
+        if self.broken:
+            found.update(
+                file_owner(session, file)
+                for session, file, memfd in self.memfds()
+                if memfd.path in self.broken
+            )
+        return frozenset(
+            found | {claim.owner for claim in self._dangling_claims if claim.what == "folio table"}
+        )
+
+    def junk_memfds(self) -> Iterator[tuple[LuoSession, LuoFile, Memfd]]:
+        """The memfds whose folio table holds something else."""
+        for session, file, memfd in self._not_plain:
+            if self.is_junk_table(memfd):
+                yield session, file, memfd
+
+    @cached_property
+    def ram_end(self) -> int:
+        """The first page frame above all memory of the machine."""
+        declared = self.there.source.declared
+        return max((extent.end for extent in declared), default=0) >> self.there.geometry.shift
 
     def is_junk_table(self, memfd: Memfd) -> bool:
         """Whether most entries of a folio table are ones that nobody would write."""
         table = memfd.table
         if memfd.nr_folios > len(table):
             return False
-        shift = self.there.geometry.shift
-        ram_end = max((extent.end for extent in self.there.source.declared), default=0) >> shift
-        wild = (table.flags > 3) | (table.index >= np.uint64(1 << 52)) | (table.pfn >= ram_end)
+        wild = (table.flags > 3) | (table.index >= np.uint64(1 << 52)) | (table.pfn >= self.ram_end)
         empty = (table.pfn == 0) & (table.flags == 0)
         return len(table) > 1 and 2 * int((wild | empty).sum()) > len(table)
 
@@ -170,13 +215,24 @@ class Case(MapCase):
 
         Without kinds, every claim whose kind is not in ``but``.
         """
-        if not len(self.dangling[0]):
-            return
-        for claim in self.there.claims:
+        for claim in self._dangling_claims:
             if claim.what == "folio" and claim.owner in self.distrusted:
                 continue
             if (claim.what in whats) if whats else (claim.what not in but):
                 yield from self._unpreserved_pieces(claim)
+
+    @cached_property
+    def _dangling_claims(self) -> tuple[Claim, ...]:
+        """The claims on any memory that is not preserved."""
+        if not len(self.dangling[0]):
+            return ()
+        return tuple(
+            claim
+            for batch in _batches(self.there.claims)
+            for claim in batch.having(
+                intervals.length_within(self.dangling, batch.starts, batch.ends) > 0
+            )
+        )
 
     def _unpreserved_pieces(self, claim: Claim) -> Iterator[Found]:
         missing = intervals.length_within(self.dangling, claim.starts, claim.ends)
@@ -202,12 +258,13 @@ class Case(MapCase):
     def inside_blocks(self, *whats: str) -> Iterator[Found]:
         """One finding per claim, of these kinds, on pages that are preserved but head no block."""
         preserved = self.preserved
-        for claim in self.there.claims:
-            if claim.what not in whats or claim.owner in self.distrusted:
-                continue
-            covered = intervals.contains(preserved.merged, claim.starts)
-            bad = (covered & (preserved.orders_at(claim.starts) < 0)).nonzero()[0]
-            if len(bad):
+        wanted = (claim for claim in self.there.claims if claim.what in whats)
+        for batch in _batches(wanted):
+            for claim in batch.having(preserved.orders_at(batch.starts) < 0):
+                covered = intervals.contains(preserved.merged, claim.starts)
+                bad = (covered & (preserved.orders_at(claim.starts) < 0)).nonzero()[0]
+                if not len(bad) or claim.owner in self.distrusted:
+                    continue
                 first = int(bad[0])
                 paddr = int(claim.starts[first]) << self.there.geometry.shift
                 more = f" (and {len(bad) - 1} more likewise)" if len(bad) > 1 else ""
@@ -229,6 +286,51 @@ def file_owner(session: LuoSession, file: LuoFile) -> str:
     return f"LUO / session {session.name} / file {file.token:#x}"
 
 
-def _is_under(path: str, parent: str) -> bool:
-    """Whether a fault's path is a structure's own, or below it."""
-    return path == parent or path.startswith(f"{parent} ")
+def paths_above(paths: Iterable[str]) -> frozenset[str]:
+    """The given paths and those of all structures on the way to them."""
+    return frozenset(
+        " → ".join(steps[:length])
+        for steps in (path.split(" → ") for path in paths)
+        for length in range(1, len(steps) + 1)
+    )
+
+
+BATCH = 1 << 20
+"""Pieces of claims that are looked at together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Some claims, their pieces in two flat arrays."""
+
+    claims: list[Claim]
+    starts: I64
+    ends: I64
+
+    def having(self, pieces: NDArray[np.bool_]) -> list[Claim]:
+        """The claims with any of the pieces that are marked."""
+        if not pieces.any():
+            return []
+        first = np.cumsum([0, *(len(claim.starts) for claim in self.claims[:-1])])
+        hit = np.logical_or.reduceat(pieces, first)
+        return [self.claims[at] for at in np.flatnonzero(hit).tolist()]
+
+
+def _batches(claims: Iterable[Claim]) -> Iterator[_Batch]:
+    """Claims in lots of about :data:`BATCH` pieces; those without any are left out."""
+    held: list[Claim] = []
+    size = 0
+    for claim in claims:
+        if len(claim.starts):
+            held.append(claim)
+            size += len(claim.starts)
+        if size >= BATCH:
+            yield _batch(held)
+            held, size = [], 0
+    if held:
+        yield _batch(held)
+
+
+def _batch(claims: list[Claim]) -> _Batch:
+    starts = np.concatenate([claim.starts for claim in claims])
+    return _Batch(claims, starts, np.concatenate([claim.ends for claim in claims]))

@@ -140,10 +140,8 @@ def session_name_unterminated(case: Case) -> Iterator[Found]:
     Causes: an entry overwritten.
     Enforced by: ``luo_session_deserialize()`` copies with a bound: the name is cut.
     """
-    broken = {fault.path for fault in case.there.faults}
     for session in case.sessions():
-        junk = any(path.startswith(session.path) for path in broken)
-        if b"\0" not in session.raw_name and not junk:
+        if b"\0" not in session.raw_name and session.path not in case.broken:
             yield Found(
                 f"session name {session.name!r} is {len(session.raw_name)} bytes without a NUL, "
                 "should be 63 at the most",
@@ -174,10 +172,9 @@ def file_count(case: Case) -> Iterator[Found]:
     Causes: a count overwritten; a chain that ends early.
     Enforced by: ``luo_file_deserialize()``.
     """
-    broken = {fault.path for fault in case.there.faults}
     for session in case.sessions():
         there = len(session.files)
-        if there == session.count or any(path.startswith(session.path) for path in broken):
+        if there == session.count or session.path in case.broken:
             continue
         yield Found(
             f"session {session.name!r} counts {plural(session.count, 'file')}, its list has "

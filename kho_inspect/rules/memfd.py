@@ -12,7 +12,7 @@ from kho_inspect.contents import Memfd
 from kho_inspect.layouts.memfd import FOLIO_DIRTY, FOLIO_UPTODATE, MEMFD_SEALS
 from kho_inspect.model import FaultKind
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
-from kho_inspect.rules.case import Case, file_owner
+from kho_inspect.rules.case import Case, file_owner, paths_above
 from kho_inspect.units import human_size
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def seals_unknown(case: Case) -> Iterator[Found]:
     Causes: a newer writer; a damaged descriptor.
     Enforced by: ``memfd_luo_retrieve()``: -EOPNOTSUPP.
     """
+    known = sum(MEMFD_SEALS)
     for _, file, memfd in case.memfds():
-        unknown = (memfd.seals or 0) & ~sum(MEMFD_SEALS)
+        unknown = (memfd.seals or 0) & ~known
         if unknown:
             yield Found(
                 f"seals of file {file.token:#x} are {memfd.seals:#x}, of which {unknown:#x} is "
@@ -97,19 +98,21 @@ def folios_beyond_table(case: Case) -> Iterator[Found]:
     Causes: a damaged descriptor; a vmalloc area that lost pages.
     Enforced by: nobody.
     """
-    broken = {
+    short = list(case.found(FaultKind.MEMFD_FOLIOS))
+    if not short:
+        return
+    # An area with a fault of its own has lost pages; one that is overwritten says anything.
+    broken = paths_above(
         fault.path
         for fault in case.there.faults
         if fault.kind not in (FaultKind.MEMFD_FOLIOS, FaultKind.VMALLOC_FLAGS)
-    }
+    )
     lost = {found.path.rpartition(" / ")[0] for found in case.unpreserved("folio table")}
-    for session, file, memfd in case.memfds():
-        if file_owner(session, file) in lost:
-            continue
-        for found in case.found(FaultKind.MEMFD_FOLIOS):
-            area = any(path.startswith(f"{memfd.path} → folios") for path in broken)
-            if found.path == memfd.path and not area:
-                yield found
+    owners = {memfd.path: file_owner(session, file) for session, file, memfd in case.memfds()}
+    for found in short:
+        owner = owners.get(found.path)
+        if owner and owner not in lost and f"{found.path} → folios" not in broken:
+            yield found
 
 
 @rule("KHO522", Severity.ERROR, _LOST, Need.TREE)
@@ -142,7 +145,7 @@ def folio_pfn_zero(case: Case) -> Iterator[Found]:
     Causes: an entry overwritten with zeros; nr_folios too high.
     Enforced by: ``memfd_luo_retrieve_folios()`` passes it over.
     """
-    for _, file, memfd in case.sound_memfds():
+    for _, file, memfd in case.odd_memfds():
         bad = np.flatnonzero(memfd.table.pfn == 0)
         yield from _bad_folio(memfd, file.token, bad, "has pfn 0, should be a page frame")
 
@@ -166,7 +169,7 @@ def folios_overlap(case: Case) -> Iterator[Found]:
     Enforced by: ``shmem_add_to_page_cache()``: -EEXIST.
     """
     page = case.there.geometry.page_size
-    for _, file, memfd in case.sound_memfds():
+    for _, file, memfd in case.odd_memfds():
         bad = _overlapping(memfd, page)
         yield from _bad_folio(memfd, file.token, bad, "overlaps another in the file")
 
@@ -193,7 +196,7 @@ def folio_beyond_size(case: Case) -> Iterator[Found]:
     Enforced by: nobody.
     """
     page = case.there.geometry.page_size
-    for _, file, memfd in case.sound_memfds():
+    for _, file, memfd in case.odd_memfds():
         beyond = (memfd.table.pfn > 0) & (memfd.table.index >= last_page(memfd, page))
         words = f"starts beyond the file's size of {human_size(memfd.size)}"
         yield from _bad_folio(memfd, file.token, np.flatnonzero(beyond), words)
@@ -208,7 +211,7 @@ def file_gaps(case: Case) -> Iterator[Found]:
     Enforced by: nobody.
     """
     page = case.there.geometry.page_size
-    for _, file, memfd in case.sound_memfds():
+    for _, file, memfd in case.odd_memfds():
         table = memfd.table
         if ((table.pfn == 0) | (table.order < 0)).any() or (
             table.index >= last_page(memfd, page)
@@ -235,7 +238,7 @@ def folio_not_uptodate(case: Case) -> Iterator[Found]:
     Causes: an entry overwritten; a folio allocated but never filled.
     Enforced by: ``memfd_luo_retrieve_folios()`` trusts the flag.
     """
-    for _, file, memfd in case.sound_memfds():
+    for _, file, memfd in case.odd_memfds():
         bad = np.flatnonzero((memfd.table.flags & FOLIO_UPTODATE == 0) & (memfd.table.pfn > 0))
         yield from _bad_folio(memfd, file.token, bad, "is not UPTODATE")
 
@@ -249,7 +252,7 @@ def folio_not_dirty(case: Case) -> Iterator[Found]:
     Causes: an entry overwritten; an old writer.
     Enforced by: ``memfd_luo_retrieve_folios()`` trusts the flag.
     """
-    for _, file, memfd in case.sound_memfds():
+    for _, file, memfd in case.odd_memfds():
         bad = np.flatnonzero((memfd.table.flags & FOLIO_DIRTY == 0) & (memfd.table.pfn > 0))
         yield from _bad_folio(memfd, file.token, bad, "is not DIRTY")
 
@@ -263,7 +266,7 @@ def folio_flags_unknown(case: Case) -> Iterator[Found]:
     Enforced by: nobody.
     """
     known = FOLIO_DIRTY | FOLIO_UPTODATE
-    for _, file, memfd in case.sound_memfds():
+    for _, file, memfd in case.odd_memfds():
         bad = np.flatnonzero(memfd.table.flags & ~known)
         yield from _bad_folio(memfd, file.token, bad, "has unknown flags")
 
@@ -276,11 +279,10 @@ def folio_table_junk(case: Case) -> Iterator[Found]:
     Causes: the table's page was recycled or overwritten.
     Enforced by: ``kho_restore_folio()``, at the first entry that names no preserved folio.
     """
-    for _, file, memfd in case.memfds():
-        if case.is_junk_table(memfd):
-            yield Found(
-                f"folio table of file {file.token:#x} holds something else: most of its "
-                f"{len(memfd.table):,} entries are no folios",
-                memfd.folios.first or None,
-                memfd.path,
-            )
+    for _, file, memfd in case.junk_memfds():
+        yield Found(
+            f"folio table of file {file.token:#x} holds something else: most of its "
+            f"{len(memfd.table):,} entries are no folios",
+            memfd.folios.first or None,
+            memfd.path,
+        )

@@ -8,7 +8,7 @@ import numpy as np
 
 from kho_inspect.contents import VmallocArea
 from kho_inspect.errors import MissingMemoryError
-from kho_inspect.layouts.views import parse_record
+from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc, kho_vmalloc_chunk
 from kho_inspect.model import FaultKind
 from kho_inspect.units import PhysAddr, plural
@@ -53,7 +53,7 @@ def walk_vmalloc(
     flags, order = descriptor.flags, descriptor.order
     if not _check_descriptor(flags, order, geometry, path, faults):
         return VmallocArea(first, total_pages, flags, order, (), np.empty(0, np.uint64), path)
-    layout = kho_vmalloc_chunk(geometry)
+    layout = dtype_of(kho_vmalloc_chunk(geometry))
     slots = geometry.page_size // 8 - 1
     # The writer appends a chunk whenever one is filled to the last slot, so one may be empty.
     most_chunks = (total_pages >> order) // slots + 1
@@ -89,7 +89,7 @@ def walk_vmalloc(
             )
             break
         try:
-            chunk = layout.parse(bytes(memory.read(at, geometry.page_size)))
+            data = memory.read(at, geometry.page_size)
         except MissingMemoryError as error:
             kind = missing_kind(
                 error, FaultKind.VMALLOC_CHUNK_OUTSIDE, FaultKind.VMALLOC_CHUNK_NOT_STORED
@@ -98,11 +98,12 @@ def walk_vmalloc(
             break
         seen.add(at)
         chunks.append(at)
-        used = _used(chunk.phys)
-        _check_alignment(chunk.phys[:used], order, geometry, here, faults)
-        pieces.append(chunk.phys[:used])
-        entries += used
-        at = chunk.next
+        chunk = np.frombuffer(data, dtype=layout, count=1)[0]
+        phys = _used(chunk["phys"])
+        _check_alignment(phys, order, geometry, here, faults)
+        pieces.append(phys)
+        entries += len(phys)
+        at = int(chunk["next"])
     phys = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint64)
     phys = _named_once(phys, path, faults)
     area = VmallocArea(first, total_pages, flags, order, tuple(chunks), phys, path)
@@ -121,6 +122,8 @@ def _named_once(phys: NDArray[np.uint64], path: str, faults: FaultLog) -> NDArra
 
     No area has a page twice, and what names one a million times would be read as often.
     """
+    if len(phys) < 2:
+        return phys
     order = np.argsort(phys, kind="stable")
     again = order[1:][phys[order[1:]] == phys[order[:-1]]]
     if not len(again):
@@ -136,10 +139,11 @@ def _named_once(phys: NDArray[np.uint64], path: str, faults: FaultLog) -> NDArra
     return phys[:first]
 
 
-def _used(phys: NDArray[np.uint64]) -> int:
-    """Entries before the terminating zero."""
-    zeros = np.flatnonzero(phys == 0)
-    return int(zeros[0]) if len(zeros) else len(phys)
+def _used(phys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A copy of the entries before the terminating zero."""
+    zero = phys == 0
+    first = int(zero.argmax())
+    return phys[:first].copy() if zero[first] else phys.copy()
 
 
 def _check_descriptor(
@@ -166,8 +170,9 @@ def _check_alignment(
     phys: NDArray[np.uint64], order: int, geometry: PageGeometry, path: str, faults: FaultLog
 ) -> None:
     mask = (1 << min(order + geometry.shift, 63)) - 1
-    bad = np.flatnonzero(phys & np.uint64(mask))
-    if len(bad):
+    odd = phys & np.uint64(mask)
+    if odd.any():
+        bad = np.flatnonzero(odd)
         faults.add(
             FaultKind.VMALLOC_MISALIGNED,
             f"vmalloc entry {int(bad[0])} is {int(phys[bad[0]]):#x}, not aligned to order {order}",
