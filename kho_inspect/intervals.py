@@ -7,14 +7,14 @@ frames, as a rule, so that 2**64 bytes fit). Built for millions of intervals.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from kho_inspect.units import Extent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -85,7 +85,7 @@ def union(sets: Iterable[Intervals]) -> Intervals:
 def intersect(a: Intervals, b: Intervals) -> Intervals:
     """What two merged sets have in common, as a merged set."""
     in_a, in_b = _meeting(a, b)
-    return _where(_pick(a, in_a), _pick(b, in_b), lambda in_a, in_b: in_a & in_b)
+    return _cut(_pick(a, in_a), _pick(b, in_b), rest=False)
 
 
 def subtract(a: Intervals, b: Intervals) -> Intervals:
@@ -94,8 +94,14 @@ def subtract(a: Intervals, b: Intervals) -> Intervals:
     ``a`` itself, not a copy, where the two have nothing in common.
     """
     in_a, in_b = _meeting(a, b)
-    left = _where(_pick(a, in_a), _pick(b, in_b), lambda in_a, in_b: in_a & ~in_b)
-    return _interleave(_pick(a, ~in_a), left)
+    return _interleave(_pick(a, ~in_a), _cut(_pick(a, in_a), _pick(b, in_b), rest=True))
+
+
+def divide(a: Intervals, b: Intervals) -> tuple[Intervals, Intervals]:
+    """Merged set ``a`` in two: what merged set ``b`` has of it, and the rest."""
+    in_a, in_b = _meeting(a, b)
+    met = _pick(a, in_a), _pick(b, in_b)
+    return _cut(*met, rest=False), _interleave(_pick(a, ~in_a), _cut(*met, rest=True))
 
 
 def _interleave(*sets: Intervals) -> Intervals:
@@ -142,20 +148,23 @@ WINDOW = 1 << 18
 """Intervals of a set that are worked on at a time: what is in between takes four times as much."""
 
 
-def _where(
-    a: Intervals, b: Intervals, keep: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Any]
-) -> Intervals:
-    """Cut the line at every bound of either set, keep the pieces of ``a`` that ``keep`` says."""
+def _cut(a: Intervals, b: Intervals, *, rest: bool) -> Intervals:
+    """The parts of merged set ``a`` that lie in ``b``, or with ``rest`` those that do not."""
     starts, ends = [], []
     for at in range(0, len(a[0]), WINDOW):
         part = a[0][at : at + WINDOW], a[1][at : at + WINDOW]
         low = int(np.searchsorted(b[1], part[0][0], side="right"))
         high = int(np.searchsorted(b[0], part[1][-1], side="left"))
         other = b[0][low:high], b[1][low:high]
+        if np.array_equal(part[0], other[0]) and np.array_equal(part[1], other[1]):
+            if not rest:  # as in a sound handover: all that is preserved is claimed
+                starts.append(part[0])
+                ends.append(part[1])
+            continue
         # Sorted runs, which a stable sort merges; np.unique would hash them, slowly.
         cuts = np.sort(np.concatenate([*part, *other]), kind="stable")
         cuts = cuts[np.append(True, cuts[1:] != cuts[:-1])]
-        kept = keep(contains(part, cuts), contains(other, cuts))
+        kept = contains(part, cuts) & (contains(other, cuts) ^ rest)
         change = np.flatnonzero(np.diff(kept, prepend=False, append=False))
         starts.append(cuts[change[0::2]])
         ends.append(cuts[change[1::2]])

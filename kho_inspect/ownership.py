@@ -31,18 +31,25 @@ BATCH = 1 << 20
 def account(preserved: Preserved, claims: Sequence[Claim]) -> Ownership:
     """Owned, orphan, dangling and shared memory, and the share of each owner."""
     pieces = _Pieces(claims)
-    claimed = intervals.merge(pieces.starts, pieces.ends)
+    names = pieces.names
+    starts, ends, owner = _merge_per_owner(pieces.starts, pieces.ends, pieces.owner)
+    del pieces
+    claimed = intervals.merge(starts, ends)
     dangling = intervals.subtract(claimed, preserved.merged)
-    starts, ends = grow_to_blocks(preserved, pieces.starts, pieces.ends)
-    grown = intervals.merge(starts, ends)
-    starts, ends, owner = _merge_per_owner(starts, ends, pieces.owner)
+    # Blocks at the ends of what is claimed stick out, wherever the claims in it begin and end.
+    grown = intervals.merge(*grow_to_blocks(preserved, *claimed))
+    low, high = grow_to_blocks(preserved, starts, ends)
+    if (low != starts).any() or (high != ends).any():
+        starts, ends, owner = _merge_per_owner(low, high, owner)
+    alone = int((ends - starts).sum()) == intervals.total(grown)
+    owned, orphans = intervals.divide(preserved.merged, grown)
     return Ownership(
         preserved.page_shift,
-        _owners(preserved, dangling, pieces.names, (starts, ends, owner)),
-        intervals.intersect(preserved.merged, grown),
-        intervals.subtract(preserved.merged, grown),
+        _owners(preserved, dangling, names, (starts, ends, owner)),
+        owned,
+        orphans,
         dangling,
-        intervals.overlaps(starts, ends),
+        intervals.empty() if alone else intervals.overlaps(starts, ends),
     )
 
 
@@ -225,13 +232,18 @@ def _owners(
     names: list[str],
     pieces: tuple[I64, I64, I64],
 ) -> tuple[Owner, ...]:
-    """Bytes and blocks per owner, from its merged pieces: all preserved but for ``dangling``."""
+    """Bytes and blocks per owner, from its merged pieces: all preserved but for ``dangling``.
+
+    ``pieces``: starts, ends and owner (as an index of ``names``) of each, owner by owner.
+    """
     starts, ends, owner = pieces
+    first = np.flatnonzero(np.diff(owner, prepend=-1))
 
     def per_owner(values: I64) -> list[int]:
         sums = np.zeros(len(names), dtype=np.int64)
-        np.add.at(sums, owner, values)
-        return [int(value) for value in sums]
+        sums[owner[first]] = np.add.reduceat(values, first) if len(first) else 0
+        summed: list[int] = sums.tolist()
+        return summed
 
     pages = ends - starts - intervals.length_within(dangling, starts, ends)
     blocks = np.zeros(len(starts), dtype=np.int64)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from kho_inspect.intervals import I64, Intervals
 
 
+MAX_PAGES_LISTED = 1 << 26
+"""Page frames up to which a byte for each is spent on finding blocks: 256 GiB of 4K pages."""
+
+
 @dataclass(frozen=True, slots=True)
 class TreeLevel:
     """All readable nodes of one level, in key order; four arrays of shape ``(n,)``."""
@@ -168,28 +172,40 @@ class Preserved:
         return end < 1 << 62 and intervals.covers(self.merged, paddr >> self.page_shift, end)
 
     @cached_property
-    def _runs_by_start(self) -> tuple[I64, I64, NDArray[np.int8]] | None:
-        """The runs of all orders by address, and their orders; None when some overlap."""
+    def _runs_by_start(self) -> tuple[I64, I64, NDArray[np.int8]]:
+        """The runs of all orders by address, and their orders."""
         import numpy as np
 
-        if len(self.runs) == 1:
-            ((order, (starts, ends)),) = self.runs.items()
-            return starts, ends, np.full(1, order, dtype=np.int8)
         none = np.empty(0, dtype=np.int64)
         starts = np.concatenate([none, *(starts for starts, _ in self.runs.values())])
         ends = np.concatenate([none, *(ends for _, ends in self.runs.values())])
         counts = [len(starts) for starts, _ in self.runs.values()]
         orders = np.repeat(np.array(list(self.runs), dtype=np.int8), counts)
+        if len(self.runs) < 2:
+            return starts, ends, orders
         by_start = np.argsort(starts, kind="stable")
-        starts, ends = starts[by_start], ends[by_start]
-        if (starts[1:] < ends[:-1]).any():
-            return None
-        return starts, ends, orders[by_start]
+        return starts[by_start], ends[by_start], orders[by_start]
 
-    @property
+    @cached_property
     def overlapping(self) -> bool:
         """Whether blocks of different orders lie over each other: a fault in itself."""
-        return self._runs_by_start is None
+        starts, ends, _ = self._runs_by_start
+        return bool((starts[1:] < ends[:-1]).any())
+
+    @cached_property
+    def _order_of_page(self) -> NDArray[np.int8] | None:
+        """Order of the block of every page frame, -1 for none; None where they are too many."""
+        import numpy as np
+
+        starts, ends, orders = self._runs_by_start
+        if not len(ends) or ends[-1] >= MAX_PAGES_LISTED:
+            return None
+        change = np.zeros(int(ends[-1]) + 1, dtype=np.int8)
+        change[starts] = orders + 1
+        change[ends] -= orders + 1
+        np.cumsum(change, out=change)
+        change -= 1
+        return change
 
     def orders_holding(self, pfns: I64) -> NDArray[np.int8] | None:
         """Order of the block that holds each page frame, -1 where none does.
@@ -198,15 +214,16 @@ class Preserved:
         """
         import numpy as np
 
-        if self._runs_by_start is None:
+        if self.overlapping:
             return None
         starts, ends, orders = self._runs_by_start
         if not len(starts):
             return np.full(len(pfns), -1, dtype=np.int8)
+        if self._order_of_page is not None:
+            # Beyond the last run there is nothing, as the list's last entry says.
+            return self._order_of_page[np.minimum(pfns, len(self._order_of_page) - 1)]
         at = np.searchsorted(starts, pfns, side="right") - 1
-        inside = (at >= 0) & (pfns < ends[at])
-        held = orders[at] if len(orders) > 1 else orders
-        return np.where(inside, held, np.int8(-1))
+        return np.where((at >= 0) & (pfns < ends[at]), orders[at], np.int8(-1))
 
     def orders_at(self, pfns: I64) -> NDArray[np.int8]:
         """Order of the block that starts at each page frame, -1 where none does.

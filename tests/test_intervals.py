@@ -81,6 +81,8 @@ def test_intersection_and_difference(a: list[tuple[int, int]], b: list[tuple[int
     assert members(rest) == model(a) - model(b)
     assert canonical(common)
     assert canonical(rest)
+    halves = intervals.divide(one, two)
+    assert [members(half) for half in halves] == [members(common), members(rest)]
 
 
 @given(pairs, st.lists(points, max_size=20))

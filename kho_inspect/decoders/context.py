@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from kho_inspect.limits import DEFAULT_LIMITS, Limits
+from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.memory import Presence
 from kho_inspect.model import FaultKind
 from kho_inspect.units import PhysAddr
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kho_inspect.model import Blob
     from kho_inspect.preserved import Preserved
     from kho_inspect.walk.faults import FaultLog
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class Context:
     """``luo_file_ser.compatible`` → decoder of that handler's data."""
     followed: dict[PhysAddr, tuple[str, str]] = field(default_factory=dict)
     """Lists and descriptors that were followed, with owner and path: none is followed twice."""
-    table_budget: list[int] = field(default_factory=list)
-    """Bytes of tables that may still be read, in one cell: no more than the dump stores."""
+    left: dict[str, int] = field(default_factory=dict)
+    """What is left of the budgets for all blobs together: bytes of tables, entries of lists."""
     limits: Limits = DEFAULT_LIMITS
 
     def is_first(self, paddr: PhysAddr, owner: str, what: str, path: str) -> bool:
@@ -61,11 +63,25 @@ class Context:
 
     def read_table(self, area: VmallocArea, size: int) -> bytes:
         """The first ``size`` bytes of an area, fewer where the dump could not hold so many."""
-        if not self.table_budget:
-            self.table_budget.append(sum(extent.size for extent in self.memory.stored))
-        held = read_area(self.memory, self.geometry, area, min(size, self.table_budget[0]))
-        self.table_budget[0] -= len(held)
+        if "tables" not in self.left:
+            self.left["tables"] = sum(extent.size for extent in self.memory.stored)
+        held = read_area(self.memory, self.geometry, area, min(size, self.left["tables"]))
+        self.left["tables"] -= len(held)
         return held
+
+    @property
+    def room(self) -> int:
+        """Entries of lists that the budget still has room for."""
+        return self.left.setdefault("entries", self.limits.files)
+
+    def afford(self, entries: Sequence[T], path: str) -> Sequence[T]:
+        """As many entries of a list as the budget has room for."""
+        if len(entries) > self.room:
+            message = exceeded("LUO sessions, files and FLBs", "files", self.limits.files)
+            self.faults.add(FaultKind.LIMIT, message, path=path)
+            entries = entries[: self.room]
+        self.left["entries"] -= len(entries)
+        return entries
 
     def vmalloc(
         self, descriptor: VmallocDescriptor, path: str, owner: str, what: str

@@ -106,10 +106,11 @@ def _files_of_chain(context: Context, session: Any, owner: str, path: str) -> li
 def _read_chain(
     context: Context, first: PhysAddr, entry: Struct, owner: str, what: str, path: str
 ) -> list[Any]:
-    chain = walk_blocks(context.memory, context.geometry, first, entry, path, context.faults)
+    geometry, limit = context.geometry, context.room + 1
+    chain = walk_blocks(context.memory, geometry, first, entry, path, context.faults, limit)
     for block in chain.blocks:
-        context.claims.add(owner, f"{what} block", block, context.geometry.page_size)
-    return [parse_record(entry, data) for data in chain.entries]
+        context.claims.add(owner, f"{what} block", block, geometry.page_size)
+    return [parse_record(entry, data) for data in context.afford(chain.entries, path)]
 
 
 def _read_array(
@@ -143,7 +144,8 @@ def _read_entries(
         _array_missing(context, error, path)
         return []
     step = entry.sizeof()
-    return [parse_record(entry, data[at : at + step]) for at in range(0, len(data), step)]
+    offsets = context.afford(range(0, len(data), step), path)
+    return [parse_record(entry, data[at : at + step]) for at in offsets]
 
 
 def _array_missing(context: Context, error: MissingMemoryError, path: str) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MAX_COMPARED = 16 << 20
 """Bytes of memory held twice that are compared. In a vmcore the kernel's text is."""
 _COMPARED = 4096
+READS_HELD = 1024
+"""Reads after which the pages that they mapped, 64 KiB around each, are given back."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -89,6 +91,7 @@ class MappedMemory:
         self.format = format_name
         self.size = file.size
         self._blocks, hidden = _without_overlaps(blocks)
+        self._reads = 0
         self._starts = [block.paddr for block in self._blocks]
         self.stored = merge_extents(Extent(block.paddr, block.end) for block in self._blocks)
         self.declared = merge_extents([*self.stored, *declared])
@@ -127,10 +130,18 @@ class MappedMemory:
 
     def read(self, paddr: PhysAddr, size: int) -> memoryview:
         """See :class:`PhysicalMemory`."""
+        at = bisect.bisect_right(self._starts, paddr) - 1
+        if at >= 0:
+            block = self._blocks[at]
+            if size <= block.end - paddr:
+                offset = block.offset + paddr - block.paddr
+                self._reads += 1
+                if self._reads % READS_HELD == 0:
+                    self._file.forget(0, self._file.size)
+                return self._file.view[offset : offset + size]
         presence = self.presence(paddr, size)
         if presence is not Presence.STORED:
             raise missing_memory(presence, paddr, size, self.path)
-        at = bisect.bisect_right(self._starts, paddr) - 1
         pieces = []
         while size > 0:
             block = self._blocks[at]
@@ -138,7 +149,7 @@ class MappedMemory:
             length = min(size, block.end - paddr)
             pieces.append(self._file.view[offset : offset + length])
             paddr, size, at = paddr + length, size - length, at + 1
-        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+        return memoryview(b"".join(pieces))
 
     @cached_property
     def _block_arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]]:

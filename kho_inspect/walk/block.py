@@ -26,8 +26,6 @@ class BlockChain:
 
     blocks: tuple[PhysAddr, ...]
     entries: tuple[memoryview, ...]
-    complete: bool
-    """The chain ended with a zero link, and no count was cut."""
 
 
 def walk_blocks(
@@ -37,19 +35,20 @@ def walk_blocks(
     entry: Struct,
     path: str,
     faults: FaultLog,
+    limit: int,
 ) -> BlockChain:
     """Follow ``next`` from the block at ``first`` (0: an empty chain).
 
-    No block is read twice, so a hostile chain costs at most the dump's pages. A ``count`` above
-    what a block has room for is cut to that.
+    No block is read twice, and none once there are ``limit`` entries. A block whose ``count`` is
+    above what it has room for gives none.
     """
     page, entry_size = geometry.page_size, entry.sizeof()
     capacity = block_capacity(geometry, entry_size)
     header_size = kho_block_header.sizeof()
     blocks: dict[PhysAddr, None] = {}
     entries: list[memoryview] = []
-    at, complete = first, True
-    while at:
+    at = first
+    while at and len(entries) < limit:
         here = f"{path} → block {len(blocks)}"
         if at in blocks:
             faults.add(
@@ -58,7 +57,7 @@ def walk_blocks(
                 paddr=at,
                 path=here,
             )
-            return BlockChain(tuple(blocks), tuple(entries), False)
+            break
         if at % page:
             faults.add(
                 FaultKind.BLOCK_MISALIGNED,
@@ -66,13 +65,13 @@ def walk_blocks(
                 paddr=at,
                 path=here,
             )
-            return BlockChain(tuple(blocks), tuple(entries), False)
+            break
         try:
             data = memory.read(at, page)
         except MissingMemoryError as error:
             kind = missing_kind(error, FaultKind.BLOCK_OUTSIDE, FaultKind.BLOCK_NOT_STORED)
             faults.add(kind, f"kho_block: {error.message}", paddr=at, path=here)
-            return BlockChain(tuple(blocks), tuple(entries), False)
+            break
         header = parse_record(kho_block_header, data)
         count = header.count
         if count > capacity:
@@ -82,9 +81,9 @@ def walk_blocks(
                 paddr=at,
                 path=here,
             )
-            count, complete = 0, False
+            count = 0
         blocks[at] = None
         for offset in range(header_size, header_size + count * entry_size, entry_size):
             entries.append(data[offset : offset + entry_size])
         at = header.next
-    return BlockChain(tuple(blocks), tuple(entries), complete)
+    return BlockChain(tuple(blocks), tuple(entries))
