@@ -1,0 +1,80 @@
+"""Budgets: what runs into one is told by its option, costs no more than the rest, and is raised."""
+
+from __future__ import annotations
+
+import pytest
+
+from kho_inspect.limits import DEFAULT_LIMITS, Limits
+from kho_inspect.model import FaultKind, Handover
+from kho_inspect.walk import radix
+from tests.builder import Image
+from tests.cli import SAMPLES
+from tests.looking import blocks_of, look
+from tests.luo_builder import Session, luo_v5
+from tests.running import in_process
+
+
+def limit_message(handover: Handover) -> str:
+    """What the one fault about a budget says."""
+    (fault,) = [fault for fault in handover.faults if fault.kind is FaultKind.LIMIT]
+    return fault.message
+
+
+def scattered() -> tuple[Image, bytes]:
+    """Every other page of two leaves' memory."""
+    image = Image(ram=(1 << 20, 400 << 20))
+    for start in (2 << 20, 256 << 20):
+        for number in range(0, 200, 2):
+            image.preserve(start + number * image.page_size, 0)
+    return image, image.finish()
+
+
+def test_runs_beyond_the_budget_cost_the_leaves_that_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(radix, "BATCH_BYTES", 4096)  # the budget is looked at after each batch
+    image, dtb = scattered()
+    handover = look(image, dtb, limits=Limits(runs=50))
+    assert limit_message(handover) == "more than 50 runs of preserved pages; --max-runs raises that"
+    assert blocks_of(handover) < image.preserved
+    assert len(blocks_of(handover)) >= 100
+    whole = look(image, dtb, limits=Limits(runs=1000))
+    assert blocks_of(whole) == image.preserved
+    assert not whole.faults
+
+
+def test_nodes_beyond_the_budget_cost_what_they_lead_to() -> None:
+    image, dtb = scattered()
+    nodes = len(image.nodes)
+    handover = look(image, dtb, limits=Limits(nodes=nodes - 1))
+    assert limit_message(handover).startswith(f"more than {nodes - 1} tree nodes; --max-nodes")
+    assert handover.tree is not None
+    assert handover.tree.nodes == nodes - 1
+    assert not look(image, dtb, limits=Limits(nodes=nodes)).faults
+
+
+def test_luo_entries_beyond_the_budget_are_left_out() -> None:
+    image = Image()
+    luo_v5(image, [Session(b"one"), Session(b"two"), Session(b"three")])
+    dtb = image.finish()
+    handover = look(image, dtb, limits=Limits(files=2))
+    assert limit_message(handover).endswith("--max-files raises that")
+    (blob,) = handover.blobs
+    assert [session.name for session in blob.content.sessions] == ["one", "two"]  # type: ignore[union-attr]
+    assert not look(image, dtb, limits=Limits(files=3)).faults
+
+
+@pytest.mark.parametrize("option", ["--max-nodes", "--max-runs"])
+def test_a_kho_v1_list_has_the_same_budgets(option: str) -> None:
+    sample = [str(SAMPLES / f"x86_64-kho-v1.{suffix}") for suffix in ("elf", "dtb")]
+    done = in_process("check", *sample, option, "1")
+    assert done.status == 1
+    assert "KHO216" in done.stdout
+    assert f"{option} raises that" in " ".join(done.stdout.split())
+    assert in_process("check", *sample, option, "1M").status == 0
+
+
+def test_defaults_let_every_honest_handover_through() -> None:
+    assert DEFAULT_LIMITS.nodes << 12 >= 16 << 30
+    assert DEFAULT_LIMITS.runs >= 2048 * 8192
+    assert DEFAULT_LIMITS.files >= 100_000
