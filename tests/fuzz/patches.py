@@ -41,6 +41,10 @@ TEXTS = (
     b"memfd-v2\0",
     b"luo-v5\0\0",
     b"LUO\0",
+    b"kho-v3\0",
+    b"kho-v4;x\0",
+    b"kho_test\0",
+    b"luo-v1\0",
 )
 """Names that terminals, file systems, markup or we ourselves might take for something."""
 
