@@ -19,7 +19,7 @@ class Limits:
     """Upper bounds; what lies beyond is left unread and told as a fault."""
 
     fdt: int = _budget(16 << 20, "Bytes of one FDT.")
-    blob: int = _budget(64 << 20, "Bytes of one sub-node blob.")
+    blob: int = _budget(64 << 20, "Bytes of all sub-node blobs together.")
     # 16 GiB of 4K pages.
     nodes: int = _budget(4 << 20, "Nodes of the radix tree, or bitmaps of a kho-v1 list.")
     # About 80 bytes of memory each.

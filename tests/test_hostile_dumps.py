@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from kho_inspect import fdt, locate
-from kho_inspect.decoders import subnode
+from kho_inspect.contents import Memblock
+from kho_inspect.decoders import memblock, subnode
 from kho_inspect.errors import FdtError, UnreadableInputError
 from kho_inspect.limits import Limits
 from kho_inspect.memory import Presence, elf_core, mapped, open_memory
 from kho_inspect.memory.kcore import open_kcore
 from kho_inspect.model import FaultKind
 from kho_inspect.units import Extent
+from tests import luo_builder as write
 from tests.builder import Image, Tree, fdt_blob, fdt_container, u32s
 from tests.dump_files import Segment, write_elf
 from tests.looking import look, messages, open_image
@@ -188,6 +190,21 @@ def test_one_tree_of_many_tokens_under_many_names_is_parsed_within_the_budget(
     refused = messages(handover, FaultKind.LIMIT)
     assert len(refused) == 38
     assert all("more than 5,000 tokens" in message for message in refused)
+
+
+def test_regions_without_number_are_looked_at_within_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memblock, "MAX_REGIONS", 5)
+    image = Image()
+    regions = [(b"r%d" % number, write.reserve_mem(image, 1)[1]) for number in range(4)]
+    write.memblock(image, regions)
+    write.memblock(image, regions)
+    handover = look(image, image.finish())
+    found = [blob.content for blob in handover.blobs]
+    assert [len(one.regions) for one in found if isinstance(one, Memblock)] == [4, 1]
+    (message,) = messages(handover, FaultKind.LIMIT)
+    assert message.startswith("3 regions behind the first 1 not looked at")
 
 
 def test_sixteen_mebibytes_of_nops_are_refused() -> None:

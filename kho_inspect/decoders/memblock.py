@@ -7,18 +7,33 @@ from typing import TYPE_CHECKING
 from kho_inspect.contents import Memblock, ReserveMem
 from kho_inspect.decoders.context import BlobDecoder, is_fdt
 from kho_inspect.model import FaultKind
+from kho_inspect.units import plural
 
 if TYPE_CHECKING:
     from kho_inspect.decoders.context import Context
     from kho_inspect.model import Blob, FdtNode
 
 REGION = "reserve-mem-v1"
+MAX_REGIONS = 256
+"""In all blobs together; the kernel's own limit is 8 (RESERVE_MEM_MAX_ENTRIES)."""
 
 
 def decode(context: Context, blob: Blob, kind: str) -> Memblock:
     """Every child that is a region, and a claim on the memory of each."""
     assert blob.fdt is not None
-    regions = [_region(context, node, f"/{blob.name}/{node.name}") for node in blob.fdt.children]
+    left = context.left.setdefault("regions", MAX_REGIONS)
+    nodes = blob.fdt.children[:left]
+    context.left["regions"] -= len(nodes)
+    more = len(blob.fdt.children) - len(nodes)
+    if more:
+        context.faults.add(
+            FaultKind.LIMIT,
+            f"{plural(more, 'region')} behind the first {len(nodes):,} not looked at: "
+            "no kernel reserves so many",
+            paddr=blob.paddr,
+            path=f"/{blob.name}",
+        )
+    regions = [_region(context, node, f"/{blob.name}/{node.name}") for node in nodes]
     return Memblock(kind, tuple(regions))
 
 
