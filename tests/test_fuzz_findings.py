@@ -9,7 +9,11 @@ import pytest
 
 from kho_inspect.claims import ClaimLog
 from kho_inspect.memory import Presence, open_memory
+from kho_inspect.render.findings import MAX_LISTED
+from tests import luo_builder as write
+from tests.builder import Image
 from tests.kdump_writer import write_kdump
+from tests.running import document, in_process, save
 
 PAGE = 4096
 
@@ -33,3 +37,16 @@ def test_no_claim_reaches_beyond_64_bits_whatever_the_page_size(shift: int) -> N
     end = 1 << (64 - shift)
     assert all((claim.starts < claim.ends).all() for claim in claims.claims)
     assert max(int(claim.ends.max()) for claim in claims.claims) == end
+
+
+def test_thousands_of_findings_do_not_keep_the_terminal_busy_for_minutes(tmp_path: Path) -> None:
+    image = Image()
+    again = [write.File(1, compatible=b"x", data=0), write.File(1, compatible=b"x", data=0)]
+    write.luo_v5(image, [write.Session(b"same", again) for _ in range(300)])
+    files = save(image, tmp_path, image.finish())
+    found = len(document("check", *files)["findings"])
+    assert found > MAX_LISTED
+    result = in_process("check", *files)
+    assert result.status == 1
+    assert f"… {found - MAX_LISTED:,} more: --json lists them all" in result.stdout
+    assert len(result.stdout.splitlines()) < 6 * MAX_LISTED

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from kho_inspect.rules.base import Finding
     from kho_inspect.rules.engine import NotChecked, Verdict
 
+MAX_LISTED = 1000
+"""Findings of ``check`` as text, for which the terminal's library takes a millisecond each."""
+
 STYLES = {
     Severity.FATAL: "bold red",
     Severity.ERROR: "red",
@@ -53,8 +56,13 @@ def counts_line(verdict: Verdict) -> Text:
     return Text(f"{plural(verdict.checked, 'rule')}: {found}{left}")
 
 
-def print_findings(console: Console, findings: Sequence[Finding], limit: int | None = None) -> None:
-    """Grouped by severity, worst first: what, where, what to do."""
+def print_findings(
+    console: Console,
+    findings: Sequence[Finding],
+    limit: int,
+    rest: str = "kho-inspect check DUMP DTB",
+) -> None:
+    """Grouped by severity, worst first: what, where, what to do; ``rest`` says how to get more."""
     shown = findings[:limit]
     for number, finding in enumerate(shown):
         if number == 0 or shown[number - 1].severity != finding.severity:
@@ -65,8 +73,8 @@ def print_findings(console: Console, findings: Sequence[Finding], limit: int | N
             words.insert(1, plain(f"at {where}", "dim"))
         code = Text(finding.code, STYLES[finding.severity])
         console.print(grid([(code if not row else "", text) for row, text in enumerate(words)], 2))
-    if limit is not None and len(findings) > limit:
-        console.print(Text(f"  … {len(findings) - limit} more: kho-inspect check DUMP DTB", "dim"))
+    if len(findings) > limit:
+        console.print(Text(f"  … {len(findings) - limit:,} more: {rest}", "dim"))
 
 
 def place(finding: Finding) -> str:
@@ -93,5 +101,5 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
     """The whole of ``check``."""
     console.print(verdict_line(verdict))
     console.print(counts_line(verdict))
-    print_findings(console, verdict.findings)
+    print_findings(console, verdict.findings, MAX_LISTED, "--json lists them all")
     print_not_checked(console, verdict.not_checked)
