@@ -31,14 +31,21 @@ def runs_of_bits(bitmaps: NDArray[np.uint64], first_bit: I64) -> tuple[Intervals
     changes[1:] |= flat[:-1] >> np.uint64(63)
     changes ^= flat
     at = np.flatnonzero(changes)
-    bits = np.unpackbits(changes[at].astype("<u8", copy=False).view(np.uint8), bitorder="little")
-    hits = np.flatnonzero(bits)
-    edges = (at[hits >> 6] << 6) + (hits & 63)
+    if 4 * len(at) < len(changes):
+        hits = _positions(changes[at])
+        edges = (at[hits >> 6] << 6) + (hits & 63)
+    else:
+        edges = _positions(changes)
+    starts, ends = edges[0::2], edges[1::2]
     row_bits = (words + 1) * 64
-    starts = edges[0::2]
-    rows = starts // row_bits
-    offset = first_bit[rows] - rows * row_bits
-    starts = starts + offset
-    ends = edges[1::2] + offset
-    used = np.bincount(rows, weights=(ends - starts), minlength=leaves).astype(np.int64)
-    return (starts, ends), used
+    bounds = np.searchsorted(starts, np.arange(leaves + 1) * row_bits)
+    offset = np.repeat(first_bit - np.arange(leaves) * row_bits, np.diff(bounds))
+    used = np.bitwise_count(bitmaps).sum(axis=1, dtype=np.int64)
+    return (starts + offset, ends + offset), used
+
+
+def _positions(words: NDArray[np.uint64]) -> I64:
+    """Of every set bit."""
+    bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")
+    found: I64 = np.flatnonzero(bits.view(np.bool_))
+    return found

@@ -31,7 +31,7 @@ class KeyRuns:
         """The first key with a bit above the order-0 bit, and how many there were."""
 
     def add(self, starts: I64, ends: I64) -> None:
-        """Sorted, disjoint runs above all that were added before."""
+        """Sorted, disjoint runs above all that were added before; the arrays are given away."""
         self.count += len(starts)
         if not len(starts):
             return
@@ -43,7 +43,10 @@ class KeyRuns:
             if low < stop:
                 order, bit = self._top - high, 1 << high
                 first, last = _join(starts[low:stop], ends[low:stop])
-                self._append(order, (first - bit) << order, (last - bit) << order)
+                for values in (first, last):
+                    values -= bit
+                    values <<= order
+                self._append(order, first, last)
         if len(self._powers) == self._top + 2 and bounds[-1] < len(starts):
             rest = bounds[-1]
             key, count = self.too_high or (int(starts[rest]), 0)

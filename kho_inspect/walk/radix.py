@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.walk.faults import FaultLog
 
-BATCH_BYTES = 1 << 18
+BATCH_BYTES = 1 << 16
 """Node bytes that are held and searched at a time; a hundred times that in between."""
 
 MAX_LOST = 4096
