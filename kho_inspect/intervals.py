@@ -181,21 +181,32 @@ def contains(merged: Intervals, points: I64) -> NDArray[np.bool_]:
     return inside
 
 
-def length_within(merged: Intervals, starts: I64, ends: I64) -> I64:
-    """For each interval, how much of a merged set lies in it."""
-    if not len(starts) or not len(merged[0]):
-        return np.zeros(len(starts), dtype=np.int64)
-    before = np.zeros(len(merged[0]) + 1, dtype=np.int64)
-    np.cumsum(merged[1] - merged[0], out=before[1:])
+class Ruler:
+    """Measures a merged set; made once for many questions."""
 
-    def below(points: I64) -> I64:
-        at = np.searchsorted(merged[0], points, side="right")
+    def __init__(self, merged: Intervals) -> None:
+        self.merged = merged
+        self._before = np.zeros(len(merged[0]) + 1, dtype=np.int64)
+        np.cumsum(merged[1] - merged[0], out=self._before[1:])
+
+    def within(self, starts: I64, ends: I64) -> I64:
+        """For each interval, how much of the set lies in it."""
+        if not len(self.merged[0]):
+            return np.zeros(len(starts), dtype=np.int64)
+        return self._below(ends) - self._below(starts)
+
+    def _below(self, points: I64) -> I64:
+        starts, ends = self.merged
+        at = np.searchsorted(starts, points, side="right")
         last = np.maximum(at - 1, 0)
-        overshoot = np.maximum(merged[1][last] - np.maximum(points, merged[0][last]), 0)
-        found: I64 = before[at] - np.where(at > 0, overshoot, 0)
+        overshoot = np.maximum(ends[last] - np.maximum(points, starts[last]), 0)
+        found: I64 = self._before[at] - np.where(at > 0, overshoot, 0)
         return found
 
-    return below(ends) - below(starts)
+
+def length_within(merged: Intervals, starts: I64, ends: I64) -> I64:
+    """For each interval, how much of a merged set lies in it."""
+    return Ruler(merged).within(starts, ends)
 
 
 def overlaps(starts: I64, ends: I64) -> Intervals:

@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from kho_inspect.cli.options import Input, exit_status, reads_handover
+from kho_inspect.cli.options import Input, exit_status, reads_handover, write_text
 
 
 @click.command("blobs")
@@ -27,7 +27,8 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
 
         given.write_json(blobs_document(handover, blobs))
         return exit_status(handover)
-    from kho_inspect.render.blobs import blob_content, blob_table, print_hexdump
+    from kho_inspect.render.blobs import blob_content, blob_table, hexdump_lines
+    from kho_inspect.render.console import plain
     from kho_inspect.render.contents import content_view
     from kho_inspect.render.report import print_faults
 
@@ -35,7 +36,8 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
     console.print(blob_table(blobs))
     for blob in blobs:
         if hexdump:
-            print_hexdump(console, blob)
+            console.print(plain(blob.name, "bold"))
+            write_text(hexdump_lines(blob))
         else:
             if blob.content is not None:
                 console.print(content_view(blob.name, blob.content))

@@ -15,9 +15,9 @@ from kho_inspect.render.hexdump import hexdump
 from kho_inspect.units import human_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.table import Table
 
     from kho_inspect.model import Blob, FdtNode
@@ -57,11 +57,10 @@ def blob_content(blob: Blob) -> RenderableType:
     return Group(title, text)
 
 
-def print_hexdump(console: Console, blob: Blob) -> None:
-    """Every byte of the blob, streamed."""
-    console.print(plain(blob.name, "bold"))
+def hexdump_lines(blob: Blob) -> Iterator[str]:
+    """Every byte of the blob, as lines for a plain stream: Rich takes its time over each."""
     for line in hexdump(blob.data, blob.paddr or 0):
-        console.out(f"  {line}", highlight=False)
+        yield f"  {line}\n"
 
 
 def fdt_tree(name: str, root: FdtNode) -> Tree:

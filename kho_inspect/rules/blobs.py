@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -90,12 +91,12 @@ def regions_overlap(case: Case) -> Iterator[Found]:
             for region in memblock.regions
             if region.start is not None and region.size
         )
-        lost = {found.paddr for found in case.unpreserved("region")}
+        found = (found.paddr for found in case.unpreserved("region"))
+        lost = sorted(paddr for paddr in found if paddr is not None)
         for (before, _), (after, path) in itertools.pairwise(placed):
             # A region that reaches too far is KHO603's.
-            if before.overlaps(after) and not any(
-                at is not None and before.contains(at) for at in lost
-            ):
+            held = bisect.bisect_left(lost, before.start) < bisect.bisect_left(lost, before.end)
+            if before.overlaps(after) and not held:
                 yield Found(f"regions {before} and {after} overlap", after.start, path)
 
 

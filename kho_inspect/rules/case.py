@@ -229,20 +229,21 @@ class Case(MapCase):
         return tuple(
             claim
             for batch in _batches(self.there.claims)
-            for claim in batch.having(
-                intervals.length_within(self.dangling, batch.starts, batch.ends) > 0
-            )
+            for claim in batch.having(self._dangling_ruler.within(batch.starts, batch.ends) > 0)
         )
 
+    @cached_property
+    def _dangling_ruler(self) -> intervals.Ruler:
+        return intervals.Ruler(self.dangling)
+
     def _unpreserved_pieces(self, claim: Claim) -> Iterator[Found]:
-        missing = intervals.length_within(self.dangling, claim.starts, claim.ends)
+        missing = self._dangling_ruler.within(claim.starts, claim.ends)
         pieces = missing.nonzero()[0]
         if not len(pieces):
             return
         first = int(pieces[0])
-        (start, *_), _ = intervals.intersect(
-            self.dangling, (claim.starts[first : first + 1], claim.ends[first : first + 1])
-        )
+        start, (lows, highs) = claim.starts[first], self.dangling
+        start = max(start, lows[np.searchsorted(highs, start, side="right")])
         paddr = int(start) << self.there.geometry.shift
         many = len(claim.starts) > 1
         name = f"{claim.what} {first}" if many else claim.what

@@ -216,12 +216,12 @@ def order_implausible(case: Case) -> Iterator[Found]:
             )
 
 
-@rule("KHO213", Severity.WARNING, "take the dump again: the file is incomplete")
+@rule("KHO213", Severity.WARNING, "take the dump again: the file is cut short or damaged")
 def dump_incomplete(case: Case) -> Iterator[Found]:
-    """The dump file is whole.
+    """The dump file is whole, and says one thing only of each piece of memory.
 
-    Matters: what lies past its end cannot be judged.
-    Causes: a full disk, an interrupted copy.
+    Matters: what it lacks, or gives twice with different contents, cannot be judged.
+    Causes: a full disk, an interrupted copy; damaged segment headers.
     Enforced by: nobody; it concerns the capture.
     """
     return case.found(FaultKind.DUMP_INCOMPLETE)
