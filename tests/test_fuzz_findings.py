@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from kho_inspect.claims import ClaimLog
 from kho_inspect.memory import Presence, open_memory
+from kho_inspect.render.addresses import MAX_OWNERS
 from kho_inspect.render.findings import MAX_LISTED
 from tests import luo_builder as write
-from tests.builder import Image
+from tests.builder import Image, Tree, fdt_blob
 from tests.kdump_writer import write_kdump
 from tests.running import document, in_process, save
 
@@ -50,3 +52,20 @@ def test_thousands_of_findings_do_not_keep_the_terminal_busy_for_minutes(tmp_pat
     assert result.status == 1
     assert f"… {found - MAX_LISTED:,} more: --json lists them all" in result.stdout
     assert len(result.stdout.splitlines()) < 6 * MAX_LISTED
+
+
+def test_a_page_with_thousands_of_owners_is_not_a_screen_for_each(tmp_path: Path) -> None:
+    image = Image()
+    page = image.alloc()
+    image.preserve(page, 0)
+    count = 3000
+    table = image.vmalloc(struct.pack("<Q", page) * count)
+    props = [(b"nr_folios", struct.pack("<I", count)), (b"folios_info", table)]
+    root = [(b"compatible", b"kho-test-v1\0"), (b"magic", struct.pack("<I", write.KHO_TEST_MAGIC))]
+    blob = fdt_blob(Tree(b"", root, [Tree(b"data", [*props, (b"csum", bytes(4))])]))
+    image.subnode("kho_test", image.blob(blob), len(blob))
+    files = save(image, tmp_path, image.finish())
+    assert len(document("addr", *files, hex(page))["addresses"][0]["owners"]) == count
+    result = in_process("addr", *files, hex(page))
+    assert f"… {count - MAX_OWNERS:,} more: --json lists them all" in result.stdout
+    assert len(result.stdout.splitlines()) < 2 * MAX_OWNERS

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from kho_inspect.address import AddressInfo, KeyPath
     from kho_inspect.geometry import PageGeometry
 
+MAX_OWNERS = 64
+"""Owners of one page that are shown; many have it only where entries without number lie."""
+
 
 def print_address(console: Console, geometry: PageGeometry, info: AddressInfo) -> None:
     """Preserved or not, by which block, whose, on which path, in which sub-node."""
@@ -32,8 +35,10 @@ def _rows(geometry: PageGeometry, info: AddressInfo) -> Iterator[tuple[str, str]
         yield "block", f"{extent}, order {block.order}, {human_size(block.size)}"
     if len(info.blocks) > 1:
         yield "overlap", f"{len(info.blocks)} blocks of different orders hold this page"
-    for owner in info.owners:
+    for owner in info.owners[:MAX_OWNERS]:
         yield "owner", owner.chain
+    if len(info.owners) > MAX_OWNERS:
+        yield "", f"… {len(info.owners) - MAX_OWNERS:,} more: --json lists them all"
     if info.blocks and not info.owners:
         yield "owner", "none: an orphan, nothing that was decoded points here"
     if info.owners and not info.blocks:
