@@ -14,9 +14,9 @@ MAP_PROPERTY = "preserved-memory-map"
 """Root property, native-endian u64: physical address of the preserved-memory map."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Abi:
-    """What one ``compatible`` string promises."""
+    """What one ``compatible`` string promises; there is one object for each."""
 
     compatible: str
     kernels: str

@@ -43,8 +43,10 @@ class ClaimLog:
     ) -> None:
         """``pages`` page frames from each of ``pfns``."""
         if len(pfns):
-            starts = pfns if (pfns < self.end).all() else np.minimum(pfns, self.end - 1)
-            ends = np.minimum(starts + pages, self.end)
+            starts, ends = pfns, pfns + pages
+            if ends.max() > self.end or pfns.max() >= self.end:
+                starts = np.minimum(pfns, self.end - 1)
+                ends = np.minimum(starts + pages, self.end)
             self.claims.append(Claim(owner, what, starts, ends, file_index))
 
 

@@ -191,9 +191,12 @@ class Ruler:
 
     def within(self, starts: I64, ends: I64) -> I64:
         """For each interval, how much of the set lies in it."""
-        if not len(self.merged[0]):
-            return np.zeros(len(starts), dtype=np.int64)
-        return self._below(ends) - self._below(starts)
+        found = np.zeros(len(starts), dtype=np.int64)
+        if len(self.merged[0]):
+            for at in range(0, len(starts), WINDOW):
+                part = slice(at, at + WINDOW)
+                found[part] = self._below(ends[part]) - self._below(starts[part])
+        return found
 
     def _below(self, points: I64) -> I64:
         starts, ends = self.merged

@@ -90,7 +90,10 @@ class Context:
         area = walk_vmalloc(self.memory, self.geometry, descriptor, path, self.faults)
         for chunk in area.chunks:
             self.claims.add(owner, f"{what} vmalloc chunk", chunk, self.geometry.page_size)
-        if len(area.phys):
+        if len(area.phys) == 1:
+            size = self.geometry.page_size << area.order
+            self.claims.add(owner, what, int(area.phys[0]) & -self.geometry.page_size, size)
+        elif len(area.phys):
             pfns = (area.phys >> self.geometry.shift).astype("int64")
             self.claims.add_many(owner, what, pfns, 1 << area.order)
         return area

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _LAYOUTS = {"memfd-v1": memfd_luo_ser_v1, "memfd-v2": memfd_luo_ser}
 _FOLIO = dtype_of(memfd_luo_folio_ser)
+_FLAGS = np.uint64(FOLIO_PFN_BITS)
+_PFN = np.uint64((1 << FOLIO_PFN_BITS) - 1)
 
 
 def _decoder(compatible: str) -> FileDecoder:
@@ -77,10 +79,10 @@ def _read_table(context: Context, area: VmallocArea, nr_folios: int, path: str) 
             path=path,
         )
     word = entries["pfn_flags"]
-    pfn = (word & np.uint64((1 << FOLIO_PFN_BITS) - 1)).astype(np.int64)
+    pfn = (word & _PFN).view(np.int64)
     return Folios(
         pfn,
-        (word >> np.uint64(FOLIO_PFN_BITS)).astype(np.int16),
+        (word >> _FLAGS).astype(np.int16),
         entries["index"].copy(),
         context.preserved.orders_at(pfn),
     )

@@ -51,8 +51,9 @@ def walk_vmalloc(
     """
     first, total_pages = descriptor.first, descriptor.total_pages
     flags, order = descriptor.flags, descriptor.order
+    none = np.empty(0, dtype=np.uint64)
     if not _check_descriptor(flags, order, geometry, path, faults):
-        return VmallocArea(first, total_pages, flags, order, (), np.empty(0, np.uint64), path)
+        return VmallocArea(first, total_pages, flags, order, (), none, path)
     layout = dtype_of(kho_vmalloc_chunk(geometry))
     slots = geometry.page_size // 8 - 1
     # The writer appends a chunk whenever one is filled to the last slot, so one may be empty.
@@ -104,7 +105,7 @@ def walk_vmalloc(
         pieces.append(phys)
         entries += len(phys)
         at = int(chunk["next"])
-    phys = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint64)
+    phys = pieces[0] if len(pieces) == 1 else np.concatenate([none, *pieces])
     phys = _named_once(phys, path, faults)
     area = VmallocArea(first, total_pages, flags, order, tuple(chunks), phys, path)
     if not area.whole and not at and len(phys) == entries:
