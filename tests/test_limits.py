@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
@@ -51,6 +53,28 @@ def test_nodes_beyond_the_budget_cost_what_they_lead_to() -> None:
     assert handover.tree is not None
     assert handover.tree.nodes == nodes - 1
     assert not look(image, dtb, limits=Limits(nodes=nodes)).faults
+
+
+def test_tables_that_all_point_to_each_other_are_followed_within_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image, _ = scattered()
+    tables = [image.alloc() for _ in range(40)]
+    for table in tables:
+        image.write_u64(table, *(tables[at % 40] for at in range(512)))
+    image.write_u64(image.root, *tables)
+    followed = []
+    walker = radix._Walker
+    keep = walker.keep_readable
+
+    def counting(self: Any, paddrs: Any, *rest: Any) -> Any:
+        followed.append(len(paddrs))
+        return keep(self, paddrs, *rest)
+
+    monkeypatch.setattr(walker, "keep_readable", counting)
+    handover = look(image, image.root_fdt(), limits=Limits(nodes=1000))
+    assert "--max-nodes" in limit_message(handover)
+    assert sum(followed) == 1000
 
 
 def test_luo_entries_beyond_the_budget_are_left_out() -> None:

@@ -94,7 +94,7 @@ class _Walker:
                 levels.append(self.leaves)
             else:
                 used, children, child_keys = self.read_tables(paddrs, keys, number, levels)
-                levels.append(TreeLevel(number, paddrs, keys, used))
+                levels.append(TreeLevel(number, paddrs[: len(used)], keys[: len(used)], used))
                 paddrs, keys = children, child_keys
         lost = self.lost_pages()
         return RadixTree(root, self.geometry.levels, tuple(levels), self.pointers, lost)
@@ -102,31 +102,33 @@ class _Walker:
     def read_tables(
         self, paddrs: NDArray[np.uint64], keys: I64, level: int, above: list[TreeLevel]
     ) -> tuple[I64, NDArray[np.uint64], I64]:
-        """Entries used per table, and the readable children of all tables, in key order."""
+        """Entries used per table read, and the readable children of all, in key order."""
         dtype = dtype_of(kho_radix_node(self.geometry))
         shift = self.geometry.level_shift(level)
         batch = max(1, BATCH_BYTES // dtype.itemsize)
-        used = np.zeros(len(paddrs), dtype=np.int64)
-        children, child_keys = [], []
+        used, children, child_keys = [], [], []
         for at in range(0, len(paddrs), batch):
             items = self.memory.gather(paddrs[at : at + batch], dtype)
             tables = items["table"]
             rows, columns = np.nonzero(tables)
+            used.append(np.bincount(rows, minlength=len(tables)))
+            pointed = keys[at + rows] | columns << shift
+            # Not only nodes are counted: of pointers to the same few there may be billions.
+            room = max(self.limits.nodes - 1 - self.pointers, 0)
             self.pointers += len(rows)
-            used[at : at + batch] = np.bincount(rows, minlength=len(tables))
-            wanted, wanted_keys = self.keep_readable(
-                tables[rows, columns],
-                keys[at + rows] | columns << shift,
+            kept = self.keep_readable(
+                tables[rows, columns][:room],
+                pointed[:room],
                 level - 1,
                 _Parents(paddrs[at : at + batch], rows, columns, level, above),
             )
-            room = self.limits.nodes - (len(self.seen) - len(wanted))
-            if len(wanted) > room:
-                room = max(room, 0)
-                self.give_up(wanted_keys[room:], level - 1, "tree nodes", "nodes")
-            children.append(wanted[:room])
-            child_keys.append(wanted_keys[:room])
-        return used, np.concatenate(children), np.concatenate(child_keys)
+            children.append(kept[0])
+            child_keys.append(kept[1])
+            if len(rows) > room:
+                self.lose(keys[at + batch :], level)
+                self.give_up(pointed[room:], level - 1, "tree nodes", "nodes")
+                break
+        return np.concatenate(used), np.concatenate(children), np.concatenate(child_keys)
 
     def read_leaves(self, paddrs: NDArray[np.uint64], keys: I64) -> I64:
         """Bits set per leaf read; the runs of keys go to :attr:`runs`."""
@@ -168,23 +170,33 @@ class _Walker:
             kind, what = _MISSING[presence]
             self.report(wrong, kind, what, (paddrs, keys, level, parents))
         good &= stored
-        aliased = np.zeros(len(paddrs), dtype=bool)
-        cyclic = np.zeros(len(paddrs), dtype=bool)
-        for index in np.flatnonzero(good).tolist():
-            paddr = int(paddrs[index])
-            if paddr not in self.seen:
-                self.seen.add(paddr)
-            elif parents is not None and parents.has_ancestor(index, paddr, int(keys[index])):
-                cyclic[index] = True
-            else:
-                aliased[index] = True
-        for wrong, kind, what in (
-            (cyclic, FaultKind.NODE_CYCLE, "a node on the path that leads here"),
-            (aliased, FaultKind.NODE_ALIASED, "a node already reached by another path"),
+        candidates = np.flatnonzero(good)
+        again = candidates[self.met_before(paddrs[candidates])]
+        above = np.zeros(len(again), dtype=bool)
+        if parents is not None and len(again):
+            above = parents.are_ancestors(again, paddrs[again], keys[again])
+        for indices, kind, what in (
+            (again[above], FaultKind.NODE_CYCLE, "a node on the path that leads here"),
+            (again[~above], FaultKind.NODE_ALIASED, "a node already reached by another path"),
         ):
-            self.report(wrong, kind, what, (paddrs, keys, level, parents))
-        good &= ~(aliased | cyclic)
+            mask = np.zeros(len(paddrs), dtype=bool)
+            mask[indices] = True
+            self.report(mask, kind, what, (paddrs, keys, level, parents))
+        good[again] = False
         return paddrs[good], keys[good]
+
+    def met_before(self, pages: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which pages were read before, or stand earlier among these; all count as read now."""
+        values: list[int] = pages.tolist()
+        once = dict.fromkeys(values)
+        met = np.zeros(len(pages), dtype=bool)
+        if len(once) < len(values) or not self.seen.isdisjoint(once):
+            met[:] = [page in self.seen for page in values]
+            first = np.zeros(len(pages), dtype=bool)
+            first[np.unique(pages, return_index=True)[1]] = True
+            met |= ~first
+        self.seen.update(once)
+        return met
 
     def missing(
         self, paddrs: NDArray[np.uint64], wrong: NDArray[np.bool_]
@@ -306,15 +318,15 @@ class _Parents:
     above: list[TreeLevel]
     """The levels over the tables', from the root down."""
 
-    def has_ancestor(self, index: int, paddr: int, key: int) -> bool:
-        """Whether ``paddr`` is the table that holds pointer ``index``, or one above it."""
-        if int(self.paddrs[self.rows[index]]) == paddr:
-            return True
+    def are_ancestors(
+        self, indices: NDArray[np.intp], paddrs: NDArray[np.uint64], keys: I64
+    ) -> NDArray[np.bool_]:
+        """Which of these pointers lead to the table that holds them, or to one above it."""
+        found: NDArray[np.bool_] = self.paddrs[self.rows[indices]] == paddrs
         for level in self.above:
-            at = int(np.searchsorted(level.key, key, side="right")) - 1
-            if int(level.paddr[at]) == paddr:
-                return True
-        return False
+            at = np.searchsorted(level.key, keys, side="right") - 1
+            found |= level.paddr[at] == paddrs
+        return found
 
 
 @dataclass(frozen=True, slots=True)
