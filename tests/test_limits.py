@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
 
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.model import FaultKind, Handover
-from kho_inspect.walk import radix
+from kho_inspect.walk import radix, vmalloc
 from tests.builder import Image
 from tests.cli import SAMPLES
 from tests.looking import blocks_of, look
-from tests.luo_builder import Session, luo_v5
+from tests.luo_builder import File, Session, luo_v5, memfd
 from tests.running import in_process
 
 
@@ -86,6 +87,34 @@ def test_luo_entries_beyond_the_budget_are_left_out() -> None:
     (blob,) = handover.blobs
     assert [session.name for session in blob.content.sessions] == ["one", "two"]  # type: ignore[union-attr]
     assert not look(image, dtb, limits=Limits(files=3)).faults
+
+
+def test_one_long_vmalloc_list_under_many_files_is_followed_within_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = Image(ram=(1 << 20, 8 << 20))
+    held = memfd(image, bytes(4096))
+    pages = [image.alloc() for _ in range(511 * 2)]
+    (long,) = struct.unpack_from("<Q", image.vmalloc(pages))
+    files = []
+    for token in range(40):
+        descriptor = image.blob(image.read(held.paddr, 48))
+        # Distinct descriptors of one list, which names half of the machine's pages.
+        image.write(descriptor + 24, struct.pack("<QQIHH", 4, long, 1022, 1, 0))
+        files.append(File(token, held, data=descriptor))
+    luo_v5(image, [Session(b"many", files)])
+    dtb = image.finish()
+    read = []
+    used = vmalloc._used
+
+    def counting(phys: Any) -> Any:
+        read.append(phys)
+        return used(phys)
+
+    monkeypatch.setattr(vmalloc, "_used", counting)
+    handover = look(image, dtb)
+    assert any("more pages than the machine has" in fault.message for fault in handover.faults)
+    assert len(read) <= 2 * (image.ram_end >> 12) // 511
 
 
 @pytest.mark.parametrize("option", ["--max-nodes", "--max-runs"])

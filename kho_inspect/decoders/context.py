@@ -10,7 +10,7 @@ from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.memory import Presence
 from kho_inspect.model import FaultKind
 from kho_inspect.units import PhysAddr
-from kho_inspect.walk.vmalloc import VmallocDescriptor, read_area, walk_vmalloc
+from kho_inspect.walk.vmalloc import VmallocDescriptor, pages_of, read_area, walk_vmalloc
 
 if TYPE_CHECKING:
     from kho_inspect.claims import ClaimLog
@@ -38,7 +38,8 @@ class Context:
     followed: dict[PhysAddr, tuple[str, str]] = field(default_factory=dict)
     """Lists and descriptors that were followed, with owner and path: none is followed twice."""
     left: dict[str, int] = field(default_factory=dict)
-    """What is left of the budgets for all blobs together: bytes of tables, entries of lists."""
+    """What is left of the budgets for all blobs together: bytes of tables, pages of vmalloc areas,
+    entries of lists."""
     limits: Limits = DEFAULT_LIMITS
 
     def is_first(self, paddr: PhysAddr, owner: str, what: str, path: str) -> bool:
@@ -87,7 +88,11 @@ class Context:
         self, descriptor: VmallocDescriptor, path: str, owner: str, what: str
     ) -> VmallocArea:
         """Follow a vmalloc area and claim its chunks and pages."""
-        area = walk_vmalloc(self.memory, self.geometry, descriptor, path, self.faults)
+        if "pages" not in self.left:
+            self.left["pages"] = pages_of(self.memory, self.geometry)
+        limit = self.left["pages"]
+        area = walk_vmalloc(self.memory, self.geometry, descriptor, path, self.faults, limit)
+        self.left["pages"] -= len(area.chunks) + len(area.phys)
         for chunk in area.chunks:
             self.claims.add(owner, f"{what} vmalloc chunk", chunk, self.geometry.page_size)
         if len(area.phys) == 1:

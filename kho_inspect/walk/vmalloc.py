@@ -37,18 +37,27 @@ def parse_vmalloc(data: bytes | memoryview) -> VmallocDescriptor:
     return descriptor
 
 
+def pages_of(memory: PhysicalMemory, geometry: PageGeometry) -> int:
+    """Pages that the machine has."""
+    return sum(extent.size for extent in memory.declared) >> geometry.shift
+
+
 def walk_vmalloc(
     memory: PhysicalMemory,
     geometry: PageGeometry,
     descriptor: VmallocDescriptor,
     path: str,
     faults: FaultLog,
+    limit: int | None = None,
 ) -> VmallocArea:
     """Follow the chunk list of a parsed ``struct kho_vmalloc``.
 
     As the kernel does, a zero entry ends its chunk but not the list. The list is given up once
-    it holds more than ``total_pages``, or more chunks than any writer would use for them.
+    it has more chunks than any writer would use for ``total_pages``, or names more than ``limit``
+    pages, its own included: those of the machine, without what other areas take.
     """
+    if limit is None:
+        limit = pages_of(memory, geometry)
     first, total_pages = descriptor.first, descriptor.total_pages
     flags, order = descriptor.flags, descriptor.order
     none = np.empty(0, dtype=np.uint64)
@@ -77,6 +86,15 @@ def walk_vmalloc(
                 FaultKind.VMALLOC_TOO_LONG,
                 f"vmalloc chunk list goes on at {at:#x} after {len(chunks)} chunks, "
                 f"enough for its {plural(total_pages, 'page')}",
+                paddr=at,
+                path=here,
+            )
+            break
+        if entries + len(chunks) >= limit:
+            faults.add(
+                FaultKind.VMALLOC_TOO_LONG,
+                f"vmalloc chunk list is not followed to {at:#x}: with all lists before it, it "
+                "names more pages than the machine has",
                 paddr=at,
                 path=here,
             )
