@@ -6,6 +6,7 @@ made up as zeros.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kho_inspect.atomic import atomic_file, require_absent
-from kho_inspect.errors import KhoError
+from kho_inspect.errors import KhoError, MissingMemoryError
 from kho_inspect.memory import Presence
 from kho_inspect.selection import Item, Piece, file_name
 from kho_inspect.units import Extent, PhysAddr
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from kho_inspect.memory import PhysicalMemory
 
 CHUNK = 4 << 20
+PAGE = 4096
+"""Of all sizes of pages that a dump may be damaged by, the smallest."""
 MAX_HASHED_HOLES = 256 << 20
 """Bytes of holes that one run hashes: more of them prove nothing, but take their time."""
 
@@ -114,10 +117,14 @@ class Extractor:
                     end = piece.offset + piece.size
                     gaps.append(_gap(start + delta, end, "more than the dump holds"))
                     return
-                file.seek(start + delta)
-                file.write(self.memory.read(start, size))
+                for held, data in _read(self.memory, start, size):
+                    if data is None:
+                        _append_gap(gaps, held.start + delta, held.end + delta)
+                        continue
+                    file.seek(held.start + delta)
+                    file.write(data)
+                    _append_source(sources, Piece(held.start + delta, held.start, held.size))
                 self.budget -= size
-                _append_source(sources, Piece(start + delta, start, size))
                 self.progress(size)
 
     @contextmanager
@@ -139,17 +146,49 @@ class Extractor:
 
 
 def _split(memory: PhysicalMemory, paddr: PhysAddr, size: int) -> Iterator[tuple[Extent, Presence]]:
-    """A range cut where the dump's answer changes."""
+    """A range cut where the dump's answer changes.
+
+    Damaged pages in what the dump stores are left to whoever reads them.
+    """
     end = paddr + size
     while paddr < end:
-        presence = memory.presence(paddr)
-        holders = memory.stored if presence is Presence.STORED else memory.declared
-        stop = next((one.end for one in holders if one.contains(paddr)), end)
-        if presence is not Presence.STORED:
-            above = (one.start for one in (*memory.stored, *memory.declared))
-            stop = min([stop, *(start for start in above if start > paddr)])
-        yield Extent(paddr, min(stop, end)), presence
+        at, stop = _next_bound(memory.stored, paddr, end)
+        presence = Presence.STORED
+        if not at:
+            presence = memory.presence(paddr)
+            stop = min(stop, _next_bound(memory.declared, paddr, end)[1])
+        yield Extent(paddr, stop), presence
         paddr = stop
+
+
+def _next_bound(extents: Sequence[Extent], paddr: PhysAddr, end: PhysAddr) -> tuple[bool, PhysAddr]:
+    """Whether ``paddr`` lies in one of the extents, and where that changes (``end`` at most)."""
+    at = bisect.bisect_right(extents, paddr, key=lambda extent: extent.start)
+    if at and paddr < extents[at - 1].end:
+        return True, min(extents[at - 1].end, end)
+    return False, min(extents[at].start, end) if at < len(extents) else end
+
+
+def _read(
+    memory: PhysicalMemory, paddr: PhysAddr, size: int
+) -> Iterator[tuple[Extent, memoryview | None]]:
+    """Stored memory in one piece, or page by page where a damaged one (None) is in it."""
+    data = _read_or_none(memory, paddr, size)
+    if data is not None:
+        yield Extent(paddr, paddr + size), data
+        return
+    end = paddr + size
+    while paddr < end:
+        stop = min(end, paddr + PAGE - paddr % PAGE)
+        yield Extent(paddr, stop), _read_or_none(memory, paddr, stop - paddr)
+        paddr = stop
+
+
+def _read_or_none(memory: PhysicalMemory, paddr: PhysAddr, size: int) -> memoryview | None:
+    try:
+        return memory.read(paddr, size)
+    except MissingMemoryError:
+        return None
 
 
 def _set_size(file: Any, item: Item) -> int:
@@ -173,6 +212,15 @@ def _append_source(sources: list[Piece], piece: Piece) -> None:
             sources[-1] = Piece(last.offset, last.paddr, last.size + piece.size)
             return
     sources.append(piece)
+
+
+def _append_gap(gaps: list[dict[str, Any]], start: int, end: int) -> None:
+    """Add what could not be read, joined to such a gap right before."""
+    why = Presence.NOT_STORED.value
+    if gaps and gaps[-1]["end"] == start and gaps[-1]["why"] == why:
+        gaps[-1]["end"] = end
+    else:
+        gaps.append(_gap(start, end, why))
 
 
 def _gap(start: int, end: int, why: str) -> dict[str, Any]:

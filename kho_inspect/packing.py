@@ -34,6 +34,8 @@ CONTENT = frozenset({"folio", "region"})
 """Kinds of claims that no report reads. Test folios are read: they have a checksum."""
 
 CHUNK = 4 << 20
+_BATCH = 1 << 14
+"""Pages that are looked at at a time."""
 _ALIGN = 4096
 
 
@@ -97,7 +99,13 @@ def _stored_part(memory: PhysicalMemory, pages: Intervals, shift: int) -> Iterat
         )
     )
     for start, end in zip(*intervals.intersect(pages, stored), strict=True):
-        yield Extent(int(start) << shift, int(end) << shift)
+        for first in range(int(start), int(end), _BATCH):
+            pfns = np.arange(first, min(first + _BATCH, int(end)))
+            # A dump may hold pages that are damaged: they cost themselves, and nothing else.
+            good = memory.stored_mask(pfns.astype(np.uint64) << np.uint64(shift), 1 << shift)
+            change = (np.flatnonzero(np.diff(good, prepend=False, append=False)) + first).tolist()
+            for low, high in zip(change[0::2], change[1::2], strict=True):
+                yield Extent(low << shift, high << shift)
 
 
 def _provenance(memory: PhysicalMemory, handover: Handover) -> bytes:
@@ -182,8 +190,12 @@ def _write(
 
 def _segments(packed: Plan) -> Iterator[tuple[Extent, int]]:
     """``(memory, bytes stored of it)``: each stored run reaches up to the next one."""
+    at = 0
     for declared in packed.declared:
-        inside = [extent for extent in packed.stored if declared.overlaps(extent)]
+        first = at
+        while at < len(packed.stored) and packed.stored[at].start < declared.end:
+            at += 1
+        inside = packed.stored[first:at]
         bounds = [*(extent.start for extent in inside), declared.end]
         if declared.start < bounds[0]:
             yield Extent(declared.start, bounds[0]), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 
@@ -9,11 +10,16 @@ import numpy as np
 import pytest
 
 from kho_inspect.claims import ClaimLog
-from kho_inspect.memory import Presence, open_memory
+from kho_inspect.extraction import Extractor
+from kho_inspect.memory import Presence, RamBlock, open_memory
+from kho_inspect.memory.mapped import MappedMemory
 from kho_inspect.render.addresses import MAX_OWNERS
 from kho_inspect.render.findings import MAX_LISTED
+from kho_inspect.selection import Item, Piece
+from kho_inspect.units import Extent
 from tests import luo_builder as write
 from tests.builder import Image, Tree, fdt_blob
+from tests.fuzz.entries import BytesFile
 from tests.kdump_writer import write_kdump
 from tests.running import document, in_process, save
 
@@ -69,3 +75,53 @@ def test_a_page_with_thousands_of_owners_is_not_a_screen_for_each(tmp_path: Path
     result = in_process("addr", *files, hex(page))
     assert f"… {count - MAX_OWNERS:,} more: --json lists them all" in result.stdout
     assert len(result.stdout.splitlines()) < 2 * MAX_OWNERS
+
+
+def kdump_with_a_damaged_page(folder: Path) -> tuple[Path, Path, int]:
+    """DUMP, DTB, and the second page of a memfd of four, whose data does not unpack."""
+    image = Image()
+    file = write.memfd(image, write.pattern(4 * PAGE, 1), layout=[(0, 2)])
+    write.luo_v5(image, [write.Session(b"s", [write.File(1, file)])])
+    dump, dtb = folder / "dump", folder / "kho.dtb"
+    dtb.write_bytes(image.finish())
+    pages = {paddr // PAGE: bytes(data) for paddr, data in image.pages.items()}
+    layout = write_kdump(dump, pages, known=range(image.ram_start // PAGE, image.ram_end // PAGE))
+    damaged = file.folios[0].paddr + PAGE
+    content = bytearray(dump.read_bytes())
+    at = layout.descriptors + 24 * sorted(pages).index(damaged // PAGE)
+    offset, size = struct.unpack_from("<qI", content, at)
+    content[offset : offset + size] = b"\xff" * size
+    dump.write_bytes(content)
+    return dump, dtb, damaged
+
+
+def test_a_damaged_page_of_a_kdump_costs_extract_that_page_only(tmp_path: Path) -> None:
+    dump, dtb, _ = kdump_with_a_damaged_page(tmp_path)
+    out = tmp_path / "out"
+    result = in_process("extract", dump, dtb, "LUO", "-o", out)
+    assert (result.status, result.stderr) == (1, "")
+    (item,) = json.loads((out / "manifest.json").read_text())["items"]
+    assert item["gaps"] == [{"start": PAGE, "end": 2 * PAGE, "why": "not stored"}]
+    want = bytearray(write.pattern(4 * PAGE, 1))
+    want[PAGE : 2 * PAGE] = bytes(PAGE)
+    assert (out / item["file"]).read_bytes() == want
+
+
+def test_a_damaged_page_of_a_kdump_costs_pack_that_page_only(tmp_path: Path) -> None:
+    dump, dtb, damaged = kdump_with_a_damaged_page(tmp_path)
+    packed = tmp_path / "packed.elf"
+    result = in_process("pack", dump, dtb, "-o", packed, "--content")
+    assert (result.status, result.stderr) == (0, "")
+    memory = open_memory(str(packed))
+    assert memory.presence(damaged, PAGE) is Presence.NOT_STORED
+    for there in (damaged - PAGE, damaged + PAGE):
+        assert memory.presence(there, PAGE) is Presence.STORED
+
+
+def test_a_range_over_thousands_of_extents_is_no_work_for_minutes(tmp_path: Path) -> None:
+    count = 20_000
+    blocks = [RamBlock(2 * PAGE * at, 0, PAGE) for at in range(count)]
+    memory = MappedMemory(BytesFile(b"x" * PAGE), "elf", blocks, declared=[Extent(0, 1 << 40)])
+    item = Item("range", 2 * PAGE * count, [Piece(0, 0, 2 * PAGE * count)])
+    (entry,) = Extractor(memory, tmp_path).run([item])
+    assert len(entry["gaps"]) == len(entry["sources"]) == count
