@@ -45,8 +45,17 @@ class Fuzzed:
             (block.paddr, data[block.offset : block.offset + block.size])
             for block in blocks_of(seed, patched)
         ]
-        _FORMATS[cursor.u8() % len(_FORMATS)](self.dump, seed, runs)
+        form = cursor.u8()
+        _FORMATS[form % len(_FORMATS)](self.dump, seed, runs)
+        self.damage(form // len(_FORMATS))
         self.dtb.write_bytes(data[seed.dtb_at :])
+
+    def damage(self, where: int) -> None:
+        """Overwrite a piece of the dump file itself, one of 31; 0 for none."""
+        if where:
+            with self.dump.open("r+b") as file:
+                file.seek(self.dump.stat().st_size * where // 32)
+                file.write(b"\xff" * 48)
 
     def check(self) -> None:
         """Nothing was written but what was asked for, and that is plain files and folders."""
@@ -244,6 +253,10 @@ def command(data: bytes) -> None:
         text = in_process(*args)
         check_result(name, text, args)
         it.check()
+        if text.status == 3 and (name == "pack" or (name == "extract" and args[-1] == "--force")):
+            # Damage costs itself: what can be shown can be taken out.
+            shown = in_process("show", *files, *_reading(name, reading >> 3))
+            assert shown.status == 3, text.stderr
         machine = in_process(*args, "--json")
         check_result(name, machine, args)
         assert machine.status == text.status, f"{machine.status} with --json, else {text.status}"
