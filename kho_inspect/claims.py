@@ -10,6 +10,8 @@ from kho_inspect.contents import Claim
 from kho_inspect.units import PhysAddr
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from kho_inspect.intervals import I64
@@ -31,7 +33,7 @@ class ClaimLog:
         start = min(paddr >> self.page_shift, self.end)
         end = min(-(-(paddr + size) >> self.page_shift), self.end)
         if start < end:
-            self.claims.append(Claim(owner, what, _one(start), _one(end)))
+            self.claims.append(Claim(owner, what, start, end))
 
     def add_many(
         self,
@@ -50,5 +52,19 @@ class ClaimLog:
             self.claims.append(Claim(owner, what, starts, ends, file_index))
 
 
-def _one(value: int) -> I64:
-    return np.array([value], dtype=np.int64)
+def flatten(claims: Sequence[Claim]) -> tuple[I64, I64, I64]:
+    """The pieces of all claims in two flat arrays, starts and ends; and how many each has."""
+    counts = np.array([claim.pieces for claim in claims], dtype=np.int64)
+    at = np.cumsum(counts) - counts
+    number = np.array([isinstance(claim.low, int) for claim in claims], dtype=bool)
+    arrays = np.ones(int(counts.sum()), dtype=bool)
+    arrays[at[number]] = False
+    flat = []
+    for name in ("low", "high"):
+        values = [getattr(claim, name) for claim in claims]
+        bounds = np.empty(len(arrays), dtype=np.int64)
+        bounds[~arrays] = [value for value in values if isinstance(value, int)]
+        held = [value for value in values if not isinstance(value, int)]
+        bounds[arrays] = np.concatenate(held) if held else 0
+        flat.append(bounds)
+    return flat[0], flat[1], counts

@@ -205,16 +205,37 @@ Content: TypeAlias = Luo | Memblock | KexecMetadata | KhoTest
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Memory that one structure stands in, or points to as its own.
+    """Memory that one structure stands in, or points to as its own: half-open page frame intervals.
 
-    ``starts`` and ``ends`` are half-open page frame intervals, one per piece.
+    Most claims are one piece, and two numbers are a tenth of two arrays.
     """
 
     owner: str
     """``LUO / session vm-alpha / file 0x1001``"""
     what: str
     """``folio``, ``folio table``, ``session block`` …"""
-    starts: I64
-    ends: I64
+    low: I64 | int
+    high: I64 | int
     file_index: NDArray[np.uint64] | None = field(default=None, repr=False)
     """Page offset in the file of each piece, for what holds file content."""
+
+    @property
+    def pieces(self) -> int:
+        """How many intervals there are."""
+        return 1 if isinstance(self.low, int) else len(self.low)
+
+    @property
+    def starts(self) -> I64:
+        """First page frame of each piece."""
+        return _as_array(self.low)
+
+    @property
+    def ends(self) -> I64:
+        """The page frame after each piece."""
+        return _as_array(self.high)
+
+
+def _as_array(value: I64 | int) -> I64:
+    import numpy as np
+
+    return np.array([value], dtype=np.int64) if isinstance(value, int) else value

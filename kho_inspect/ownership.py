@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kho_inspect import intervals
+from kho_inspect.claims import flatten
 from kho_inspect.model import Owner, Ownership
 from kho_inspect.preserved import Preserved
 from kho_inspect.units import PhysAddr
@@ -81,8 +82,8 @@ class OwnerIndex:
         self._preserved = preserved
         self._claims = claims
         starts, ends = grow_to_blocks(preserved, pieces.starts, pieces.ends)
-        claim = np.repeat(np.arange(len(claims)), [len(one.starts) for one in claims])
-        first = np.cumsum([0, *(len(one.starts) for one in claims)])
+        claim = np.repeat(np.arange(len(claims)), pieces.counts)
+        first = np.cumsum(pieces.counts) - pieces.counts
         order = np.argsort(starts, kind="stable")
         self._starts, self._ends = starts[order], ends[order]
         self._claim = claim[order]
@@ -125,7 +126,7 @@ class Claimed:
     def chain(self, paddr: PhysAddr, page_shift: int) -> str:
         """``LUO / session vm-alpha / file 0x1001 / folio 17, file offset 0x11000``."""
         claim = self.claim
-        number = f" {self.piece}" if len(claim.starts) > 1 or claim.file_index is not None else ""
+        number = f" {self.piece}" if claim.pieces > 1 or claim.file_index is not None else ""
         name = f"{claim.owner} / {claim.what}{number}"
         offset = self.file_offset(paddr, page_shift)
         return name if offset is None else f"{name}, file offset {offset:#x}"
@@ -145,18 +146,14 @@ def top_owner(name: str) -> str:
 
 
 class _Pieces:
-    """All pieces of all claims in three flat arrays; ``owner`` indexes ``names``."""
+    """All pieces of all claims in flat arrays; ``owner`` indexes ``names``."""
 
     def __init__(self, claims: Sequence[Claim]) -> None:
         numbers: dict[str, int] = {}
         owner = [numbers.setdefault(claim.owner, len(numbers)) for claim in claims]
-        none = np.empty(0, dtype=np.int64)
         self.names = list(numbers)
-        self.starts: I64 = np.concatenate([none, *(claim.starts for claim in claims)])
-        self.ends: I64 = np.concatenate([none, *(claim.ends for claim in claims)])
-        self.owner: I64 = np.repeat(
-            np.array(owner, dtype=np.int64), [len(claim.starts) for claim in claims]
-        )
+        self.starts, self.ends, self.counts = flatten(claims)
+        self.owner: I64 = np.repeat(np.array(owner, dtype=np.int64), self.counts)
 
 
 def grow_to_blocks(preserved: Preserved, starts: I64, ends: I64) -> Intervals:
@@ -201,14 +198,16 @@ def _merge_per_owner(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]
     if not len(starts):
         return starts, ends, owner
     # One pass serves all owners when each has a range of numbers of its own.
-    span = int(ends.max()) + 1
-    if (int(owner.max()) + 1) * span >= 1 << 62:
+    span = int(ends.max()).bit_length()
+    if int(owner.max()).bit_length() + span >= 62:
         return _merge_by_loop(starts, ends, owner)
-    offset = owner * span
+    offset = owner << span
     low, high = intervals.merge(starts + offset, ends + offset)
-    owner = low // span
-    offset = owner * span
-    return low - offset, high - offset, owner
+    owner = low >> span
+    mask = (1 << span) - 1
+    low &= mask
+    high &= mask
+    return low, high, owner
 
 
 def _merge_by_loop(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kho_inspect import intervals
+from kho_inspect.claims import flatten
 from kho_inspect.contents import Luo, LuoFile, LuoSession, Memfd
 from kho_inspect.layouts.memfd import FOLIO_DIRTY, FOLIO_UPTODATE
 from kho_inspect.model import FaultKind
@@ -137,29 +139,42 @@ class Case(MapCase):
 
     @cached_property
     def _not_plain(self) -> tuple[tuple[LuoSession, LuoFile, Memfd], ...]:
-        page = self.there.geometry.page_size
-        return tuple(one for one in self.memfds() if not self._is_plain(one[2], page))
+        found: list[tuple[LuoSession, LuoFile, Memfd]] = []
+        memfds = self.memfds()
+        while batch := list(islice(memfds, FILES)):
+            plain = self._are_plain([memfd for _, _, memfd in batch])
+            found += [one for one, sound in zip(batch, plain.tolist(), strict=True) if not sound]
+        return tuple(found)
 
-    def _is_plain(self, memfd: Memfd, page: int) -> bool:
-        """Whether a memfd is as writers make them: one look at all entries that clears most files.
+    def _are_plain(self, memfds: list[Memfd]) -> NDArray[np.bool_]:
+        """Which memfds are as writers make them: one look at all entries clears most files.
 
         Folios behind each other from the start of the file to its end, all of them preserved
         heads, DIRTY and UPTODATE.
         """
-        table = memfd.table
-        if not len(table) or memfd.nr_folios != len(table) or table.index[0]:
-            return False
-        ends = table.index + (np.uint64(1) << np.maximum(table.order, 0).astype(np.uint64))
-        return bool(
-            (table.flags == (FOLIO_DIRTY | FOLIO_UPTODATE)).all()
-            and (table.order >= 0).all()
-            and (table.pfn > 0).all()
-            and int(table.pfn.max()) < self.ram_end
-            and (table.index[1:] == ends[:-1]).all()
-            and int(ends[-1]) - (1 << int(table.order[-1]))
-            < -(-memfd.size // page)
-            <= int(ends[-1])
-        )
+        page = self.there.geometry.page_size
+        tables = [memfd.table for memfd in memfds]
+        counts = np.array([len(table) for table in tables])
+        sound: NDArray[np.bool_] = (counts > 0) & (counts == [memfd.nr_folios for memfd in memfds])
+        order = np.concatenate([table.order for table in tables])
+        if not len(order):
+            return sound
+        pfn = np.concatenate([table.pfn for table in tables])
+        flags = np.concatenate([table.flags for table in tables])
+        good = flags == (FOLIO_DIRTY | FOLIO_UPTODATE)
+        good &= (order >= 0) & (pfn > 0) & (pfn < self.ram_end)
+        index = np.concatenate([table.index for table in tables])
+        ends = index + (np.uint64(1) << np.maximum(order, 0).astype(np.uint64))
+        first = (np.cumsum(counts) - counts)[counts > 0]
+        before = np.append(np.uint64(0), ends[:-1])
+        before[first] = 0
+        good &= index == before
+        last = np.cumsum(counts)[counts > 0] - 1
+        pages = [min(-(-memfd.size // page), 1 << 63) for memfd in memfds if len(memfd.table)]
+        reach = np.array(pages, dtype=np.uint64)
+        good[last] &= (index[last] < reach) & (reach <= ends[last])
+        sound[counts > 0] &= np.logical_and.reduceat(good, first)
+        return sound
 
     @cached_property
     def broken(self) -> frozenset[str]:
@@ -245,11 +260,9 @@ class Case(MapCase):
         start, (lows, highs) = claim.starts[first], self.dangling
         start = max(start, lows[np.searchsorted(highs, start, side="right")])
         paddr = int(start) << self.there.geometry.shift
-        many = len(claim.starts) > 1
+        many = claim.pieces > 1
         name = f"{claim.what} {first}" if many else claim.what
-        more = (
-            f" (nor are {len(pieces) - 1} more of {len(claim.starts)})" if len(pieces) > 1 else ""
-        )
+        more = f" (nor are {len(pieces) - 1} more of {claim.pieces})" if len(pieces) > 1 else ""
         yield Found(
             f"{name} at {paddr:#x} of {claim.owner} is not preserved{more}",
             paddr,
@@ -296,6 +309,8 @@ def paths_above(paths: Iterable[str]) -> frozenset[str]:
     )
 
 
+FILES = 4096
+"""Files that are looked at together."""
 BATCH = 1 << 20
 """Pieces of claims that are looked at together."""
 
@@ -312,7 +327,7 @@ class _Batch:
         """The claims with any of the pieces that are marked."""
         if not pieces.any():
             return []
-        first = np.cumsum([0, *(len(claim.starts) for claim in self.claims[:-1])])
+        first = np.cumsum([0, *(claim.pieces for claim in self.claims[:-1])])
         hit = np.logical_or.reduceat(pieces, first)
         return [self.claims[at] for at in np.flatnonzero(hit).tolist()]
 
@@ -322,9 +337,9 @@ def _batches(claims: Iterable[Claim]) -> Iterator[_Batch]:
     held: list[Claim] = []
     size = 0
     for claim in claims:
-        if len(claim.starts):
+        if claim.pieces:
             held.append(claim)
-            size += len(claim.starts)
+            size += claim.pieces
         if size >= BATCH:
             yield _batch(held)
             held, size = [], 0
@@ -333,5 +348,5 @@ def _batches(claims: Iterable[Claim]) -> Iterator[_Batch]:
 
 
 def _batch(claims: list[Claim]) -> _Batch:
-    starts = np.concatenate([claim.starts for claim in claims])
-    return _Batch(claims, starts, np.concatenate([claim.ends for claim in claims]))
+    starts, ends, _ = flatten(claims)
+    return _Batch(claims, starts, ends)
