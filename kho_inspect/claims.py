@@ -22,8 +22,8 @@ class ClaimLog:
 
     def __init__(self, page_shift: int) -> None:
         self.page_shift = page_shift
-        # Who claims page frames beyond 64 bits does so by a wild number, and gets the last one.
         self.end = 1 << (64 - page_shift)
+        """Who claims page frames from there on does so by a wild number, and gets the last one."""
         self.claims: list[Claim] = []
 
     def add(self, owner: str, what: str, paddr: PhysAddr, size: int) -> None:
@@ -34,6 +34,12 @@ class ClaimLog:
         end = min(-(-(paddr + size) >> self.page_shift), self.end)
         if start < end:
             self.claims.append(Claim(owner, what, start, end))
+
+    def add_blocks(
+        self, owner: str, what: str, starts: I64, ends: I64, file_index: NDArray[np.uint64]
+    ) -> None:
+        """Page frames ``starts`` to ``ends``, all below :attr:`end`; the ends may be set later."""
+        self.claims.append(Claim(owner, what, starts, ends, file_index))
 
     def add_many(
         self,

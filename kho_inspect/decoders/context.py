@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.memory import Presence
 from kho_inspect.model import FaultKind
@@ -13,15 +15,21 @@ from kho_inspect.units import PhysAddr
 from kho_inspect.walk.vmalloc import VmallocDescriptor, pages_of, read_area, walk_vmalloc
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from kho_inspect.claims import ClaimLog
     from kho_inspect.contents import Content, Memfd, VmallocArea
     from kho_inspect.geometry import PageGeometry
+    from kho_inspect.intervals import I64
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.model import Blob
     from kho_inspect.preserved import Preserved
     from kho_inspect.walk.faults import FaultLog
 
 T = TypeVar("T")
+
+LOOKED_UP = 1 << 18
+"""Page frames whose blocks are looked up together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,8 @@ class Context:
     left: dict[str, int] = field(default_factory=dict)
     """What is left of the budgets for all blobs together: bytes of tables, pages of vmalloc areas,
     entries of lists."""
+    later: list[tuple[I64, NDArray[np.int8], I64]] = field(default_factory=list)
+    """Arguments of :meth:`find_blocks` that were not answered yet."""
     limits: Limits = DEFAULT_LIMITS
 
     def is_first(self, paddr: PhysAddr, owner: str, what: str, path: str) -> bool:
@@ -69,6 +79,31 @@ class Context:
         held = read_area(self.memory, self.geometry, area, min(size, self.left["tables"]))
         self.left["tables"] -= len(held)
         return held
+
+    def find_blocks(self, pfns: I64, orders: NDArray[np.int8], ends: I64) -> None:
+        """Fill in order (-1: none) and end of the preserved block that starts at each of ``pfns``.
+
+        Not at once: a hundred thousand small tables are looked up together, in a fraction of the
+        time. Whoever needs the answer before the blob is done says :meth:`look_up`.
+        """
+        self.later.append((pfns, orders, ends))
+        self.left["later"] = self.left.get("later", LOOKED_UP) - len(pfns)
+        if self.left["later"] < 0:
+            self.look_up()
+
+    def look_up(self) -> None:
+        """Answer all that was asked of :meth:`find_blocks`."""
+        if self.later:
+            pfns = np.concatenate([asked for asked, _, _ in self.later])
+            orders = self.preserved.orders_at(pfns)
+            ends = pfns + (np.int64(1) << np.maximum(orders, 0))
+            at = 0
+            for asked, its_orders, its_ends in self.later:
+                its_orders[:] = orders[at : at + len(asked)]
+                its_ends[:] = ends[at : at + len(asked)]
+                at += len(asked)
+        self.later.clear()
+        self.left["later"] = LOOKED_UP
 
     @property
     def room(self) -> int:

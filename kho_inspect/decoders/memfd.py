@@ -44,11 +44,7 @@ def _decoder(compatible: str) -> FileDecoder:
         context.claims.add(owner, "memfd descriptor", data, size)
         area = context.vmalloc(fields.folios, f"{path} → folios", owner, "folio table")
         table = _read_table(context, area, fields.nr_folios, path)
-        pfn, pages, index = table.pfn, np.int64(1) << np.maximum(table.order, 0), table.index
-        if not pfn.all():
-            held = np.flatnonzero(pfn)
-            pfn, pages, index = pfn[held], pages[held], index[held]
-        context.claims.add_many(owner, "folio", pfn, pages, index)
+        _claim_folios(context, owner, table)
         return Memfd(
             compatible,
             data,
@@ -84,8 +80,20 @@ def _read_table(context: Context, area: VmallocArea, nr_folios: int, path: str) 
         pfn,
         (word >> _FLAGS).astype(np.int16),
         entries["index"].copy(),
-        context.preserved.orders_at(pfn),
+        np.empty(len(pfn), dtype=np.int8),
     )
+
+
+def _claim_folios(context: Context, owner: str, table: Folios) -> None:
+    """Claim the blocks of all folios, which gives :attr:`Folios.order`."""
+    pfn, index, ends = table.pfn, table.index, np.empty(len(table), dtype=np.int64)
+    context.find_blocks(pfn, table.order, ends)
+    if len(pfn) and pfn.all() and pfn.max() < context.claims.end:
+        context.claims.add_blocks(owner, "folio", pfn, ends, index)
+        return
+    context.look_up()
+    held = np.flatnonzero(pfn)
+    context.claims.add_many(owner, "folio", pfn[held], ends[held] - pfn[held], index[held])
 
 
 FILE_DECODERS: dict[str, FileDecoder] = {name: _decoder(name) for name in _LAYOUTS}

@@ -31,5 +31,6 @@ def decode_blob(context: Context, blob: Blob) -> Blob:
     for decoder in BLOB_DECODERS:
         if decoder.node == blob.name and decoder.matches(blob):
             content = decoder.decode(context, blob, decoder.kind)
+            context.look_up()
             return replace(blob, kind=decoder.kind, content=content)
     return blob
