@@ -194,11 +194,11 @@ class Preserved:
 
     @cached_property
     def _order_of_page(self) -> NDArray[np.int8] | None:
-        """Order of the block of every page frame, -1 for none; None where they are too many."""
+        """Order of the block of every page frame, -1 for none; None where that is not worth it."""
         import numpy as np
 
         starts, ends, orders = self._runs_by_start
-        if not len(ends) or ends[-1] >= MAX_PAGES_LISTED:
+        if not len(ends) or ends[-1] > min(MAX_PAGES_LISTED, 256 * int((ends - starts).sum())):
             return None
         change = np.zeros(int(ends[-1]) + 1, dtype=np.int8)
         change[starts] = orders + 1

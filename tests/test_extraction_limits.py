@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from tests import luo_builder as write
-from tests.builder import Image
+from tests.builder import Image, Tree, fdt_blob
 from tests.extracting import Case
 from tests.luo_builder import File, Session
-from tests.running import in_process
+from tests.running import in_process, save
 
 PAGE = 4096
 HUGE = [1 << 60, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
+
+
+def u32(value: int) -> bytes:
+    return value.to_bytes(4, "little")
 
 
 def one_memfd(folder: Path, image: Image, memfd: write.Memfd, *drop: int) -> Case:
@@ -126,6 +130,21 @@ def test_one_block_named_thousands_of_times_stays_within_the_budget(tmp_path: Pa
     assert sum(source["size"] for source in item["sources"]) <= 2 * dump + (4 << 20)
     assert disk_use(case.out) <= 2 * dump + (8 << 20)
     assert {gap["why"] for gap in item["gaps"]} == {"more than the dump holds"}
+
+
+def test_a_test_folio_named_thousands_of_times_is_one_file(tmp_path: Path) -> None:
+    image = Image()
+    page = image.alloc()
+    image.preserve(page, 0)
+    info = image.vmalloc(write.u64(*[page] * 5000))
+    data = [(b"nr_folios", u32(5000)), (b"folios_info", info), (b"csum", u32(0))]
+    root = [(b"compatible", b"kho-test-v1\0"), (b"magic", u32(write.KHO_TEST_MAGIC))]
+    blob = fdt_blob(Tree(b"", root, [Tree(b"data", data)]))
+    image.subnode("kho_test", image.blob(blob), len(blob))
+    dump, dtb = save(image, tmp_path, image.finish())
+    out = tmp_path / "out"
+    in_process("extract", dump, dtb, "kho_test", "-o", out)
+    assert [path.name for path in (out / "kho_test").iterdir()] == ["0"]
 
 
 def test_many_large_holes_are_not_all_hashed(
