@@ -59,18 +59,18 @@ class ClaimLog:
 
 
 def flatten(claims: Sequence[Claim]) -> tuple[I64, I64, I64]:
-    """The pieces of all claims in two flat arrays, starts and ends; and how many each has."""
-    counts = np.array([claim.pieces for claim in claims], dtype=np.int64)
-    at = np.cumsum(counts) - counts
-    number = np.array([isinstance(claim.low, int) for claim in claims], dtype=bool)
-    arrays = np.ones(int(counts.sum()), dtype=bool)
-    arrays[at[number]] = False
+    """The pieces of all claims in flat arrays: start, end, and index of the claim.
+
+    Claims of one piece come first, then the others, one behind the other.
+    """
+    single = np.array([isinstance(claim.low, int) for claim in claims], dtype=bool)
+    which = np.flatnonzero(~single)
+    counts = [claims[at].pieces for at in which.tolist()]
+    index = np.concatenate([np.flatnonzero(single), np.repeat(which, counts)])
     flat = []
     for name in ("low", "high"):
         values = [getattr(claim, name) for claim in claims]
-        bounds = np.empty(len(arrays), dtype=np.int64)
-        bounds[~arrays] = [value for value in values if isinstance(value, int)]
-        held = [value for value in values if not isinstance(value, int)]
-        bounds[arrays] = np.concatenate(held) if held else 0
-        flat.append(bounds)
-    return flat[0], flat[1], counts
+        numbers = np.array([one for one in values if isinstance(one, int)], dtype=np.int64)
+        arrays = [one for one in values if not isinstance(one, int)]
+        flat.append(np.concatenate([numbers, *arrays]))
+    return flat[0], flat[1], index

@@ -82,12 +82,11 @@ class OwnerIndex:
         self._preserved = preserved
         self._claims = claims
         starts, ends = grow_to_blocks(preserved, pieces.starts, pieces.ends)
-        claim = np.repeat(np.arange(len(claims)), pieces.counts)
-        first = np.cumsum(pieces.counts) - pieces.counts
         order = np.argsort(starts, kind="stable")
         self._starts, self._ends = starts[order], ends[order]
-        self._claim = claim[order]
-        self._piece = (np.arange(len(starts)) - first[claim])[order]
+        self._claim = pieces.claim[order]
+        _, first, back = np.unique(pieces.claim, return_index=True, return_inverse=True)
+        self._piece = (np.arange(len(starts)) - first[back])[order]
         self._reach = np.maximum.accumulate(self._ends) if len(starts) else self._ends
 
     def owners(self, start: int, end: int) -> list[Claimed]:
@@ -146,14 +145,14 @@ def top_owner(name: str) -> str:
 
 
 class _Pieces:
-    """All pieces of all claims in flat arrays; ``owner`` indexes ``names``."""
+    """All pieces of all claims in flat arrays; ``owner`` indexes ``names``, ``claim`` them."""
 
     def __init__(self, claims: Sequence[Claim]) -> None:
         numbers: dict[str, int] = {}
         owner = [numbers.setdefault(claim.owner, len(numbers)) for claim in claims]
         self.names = list(numbers)
-        self.starts, self.ends, self.counts = flatten(claims)
-        self.owner: I64 = np.repeat(np.array(owner, dtype=np.int64), self.counts)
+        self.starts, self.ends, self.claim = flatten(claims)
+        self.owner: I64 = np.array(owner, dtype=np.int64)[self.claim]
 
 
 def grow_to_blocks(preserved: Preserved, starts: I64, ends: I64) -> Intervals:

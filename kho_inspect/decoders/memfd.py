@@ -88,7 +88,7 @@ def _claim_folios(context: Context, owner: str, table: Folios) -> None:
     """Claim the blocks of all folios, which gives :attr:`Folios.order`."""
     pfn, index, ends = table.pfn, table.index, np.empty(len(table), dtype=np.int64)
     context.find_blocks(pfn, table.order, ends)
-    if len(pfn) and pfn.all() and pfn.max() < context.claims.end:
+    if len(pfn) and np.count_nonzero(pfn) == len(pfn) and pfn.max() < context.claims.end:
         context.claims.add_blocks(owner, "folio", pfn, ends, index)
         return
     context.look_up()

@@ -322,14 +322,12 @@ class _Batch:
     claims: list[Claim]
     starts: I64
     ends: I64
+    index: I64
+    """Of each piece's claim."""
 
     def having(self, pieces: NDArray[np.bool_]) -> list[Claim]:
         """The claims with any of the pieces that are marked."""
-        if not pieces.any():
-            return []
-        first = np.cumsum([0, *(claim.pieces for claim in self.claims[:-1])])
-        hit = np.logical_or.reduceat(pieces, first)
-        return [self.claims[at] for at in np.flatnonzero(hit).tolist()]
+        return [self.claims[at] for at in np.unique(self.index[pieces]).tolist()]
 
 
 def _batches(claims: Iterable[Claim]) -> Iterator[_Batch]:
@@ -348,5 +346,4 @@ def _batches(claims: Iterable[Claim]) -> Iterator[_Batch]:
 
 
 def _batch(claims: list[Claim]) -> _Batch:
-    starts, ends, _ = flatten(claims)
-    return _Batch(claims, starts, ends)
+    return _Batch(claims, *flatten(claims))

@@ -189,9 +189,8 @@ def _check_alignment(
     phys: NDArray[np.uint64], order: int, geometry: PageGeometry, path: str, faults: FaultLog
 ) -> None:
     mask = (1 << min(order + geometry.shift, 63)) - 1
-    odd = phys & np.uint64(mask)
-    if odd.any():
-        bad = np.flatnonzero(odd)
+    if int(np.bitwise_or.reduce(phys)) & mask:
+        bad = np.flatnonzero(phys & np.uint64(mask))
         faults.add(
             FaultKind.VMALLOC_MISALIGNED,
             f"vmalloc entry {int(bad[0])} is {int(phys[bad[0]]):#x}, not aligned to order {order}",
