@@ -201,7 +201,11 @@ def _merge_per_owner(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]
     if int(owner.max()).bit_length() + span >= 62:
         return _merge_by_loop(starts, ends, owner)
     offset = owner << span
-    low, high = intervals.merge(starts + offset, ends + offset)
+    starts, ends = starts + offset, ends + offset
+    del offset
+    starts.sort()
+    ends.sort()
+    low, high = intervals.merge(starts, ends)
     owner = low >> span
     mask = (1 << span) - 1
     low &= mask

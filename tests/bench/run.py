@@ -216,7 +216,9 @@ class Bench:
     def _generate(self, name: str, *arguments: str) -> tuple[str, str]:
         # Not in this process: a child's peak memory is never less than its parent's.
         folder = self.folder / name
-        subprocess.run([sys.executable, str(HERE / "generate.py"), str(folder), *arguments])
+        command = [sys.executable, str(HERE / "generate.py"), str(folder), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        os.sync()  # or else the system is still writing while others read
         return str(folder / "dump.raw"), str(folder / "kho.dtb")
 
     def _output(self, arguments: list[str]) -> str:
