@@ -2,6 +2,7 @@
 
 Here: budgets and their options, special files, paths that would steer a terminal. Elsewhere:
 
+* budgets on nodes, runs, LUO's entries and vmalloc lists: ``test_limits``
 * overlapping segments and ranges, headers without number; many names for one blob, many device
   trees in one memory: ``test_hostile_dumps``
 * a dump that shrinks, Ctrl-C, closed pipes, full disks: ``test_endings``
