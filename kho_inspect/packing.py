@@ -22,7 +22,7 @@ from kho_inspect.preserved import RadixTree
 from kho_inspect.units import Extent
 
 if TYPE_CHECKING:
-    from kho_inspect.intervals import Intervals
+    from kho_inspect.intervals import I64, Intervals
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.model import Handover
 
@@ -34,7 +34,7 @@ CONTENT = frozenset({"folio", "region"})
 """Kinds of claims that no report reads. Test folios are read: they have a checksum."""
 
 CHUNK = 4 << 20
-_BATCH = 1 << 14
+_BATCH = 1 << 16
 """Pages that are looked at at a time."""
 _ALIGN = 4096
 
@@ -98,14 +98,26 @@ def _stored_part(memory: PhysicalMemory, pages: Intervals, shift: int) -> Iterat
             (-(-extent.start >> shift), extent.end >> shift) for extent in memory.stored
         )
     )
-    for start, end in zip(*intervals.intersect(pages, stored), strict=True):
-        for first in range(int(start), int(end), _BATCH):
-            pfns = np.arange(first, min(first + _BATCH, int(end)))
-            # A dump may hold pages that are damaged: they cost themselves, and nothing else.
-            good = memory.stored_mask(pfns.astype(np.uint64) << np.uint64(shift), 1 << shift)
-            change = (np.flatnonzero(np.diff(good, prepend=False, append=False)) + first).tolist()
-            for low, high in zip(change[0::2], change[1::2], strict=True):
-                yield Extent(low << shift, high << shift)
+    held = intervals.intersect(pages, stored)
+    # A dump may hold pages that are damaged: they cost themselves, and nothing else.
+    bad = [intervals.empty()[0]]
+    for pfns in _page_by_page(held):
+        paddrs = pfns.astype(np.uint64) << np.uint64(shift)
+        bad.append(pfns[~memory.stored_mask(paddrs, 1 << shift)])
+    damaged = np.concatenate(bad)
+    yield from intervals.extents(
+        intervals.subtract(held, intervals.merge(damaged, damaged + 1)), shift
+    )
+
+
+def _page_by_page(pages: Intervals) -> Iterator[I64]:
+    """Every page frame of a merged set, some thousand at a time."""
+    starts, ends = pages
+    reach = np.cumsum(ends - starts)
+    for at in range(0, int(reach[-1]) if len(reach) else 0, _BATCH):
+        number = np.arange(at, min(at + _BATCH, int(reach[-1])))
+        run = np.searchsorted(reach, number, side="right")
+        yield ends[run] - reach[run] + number
 
 
 def _provenance(memory: PhysicalMemory, handover: Handover) -> bytes:
