@@ -16,8 +16,10 @@ import numpy as np
 
 from kho_inspect import __version__, intervals
 from kho_inspect.atomic import atomic_file
+from kho_inspect.errors import KhoError
 from kho_inspect.layouts import elf
 from kho_inspect.locate import Pointer
+from kho_inspect.memory.elf_core import MAX_SEGMENTS
 from kho_inspect.preserved import RadixTree
 from kho_inspect.units import Extent
 
@@ -179,6 +181,12 @@ def _write(
     note += NOTE_NAME + packed.note.ljust(_aligned(len(packed.note), 4), b"\0")
     segments = list(_segments(packed))
     phnum = len(segments) + 1
+    if phnum > MAX_SEGMENTS:
+        raise KhoError(
+            f"{phnum:,} separate runs of pages: more than the {MAX_SEGMENTS:,} segments that are "
+            "read back",
+            hint="without --content the handover's structures alone are packed",
+        )
     extended = phnum >= elf.PN_XNUM
     note_offset = elf.elf64_ehdr.sizeof() + phnum * elf.elf64_phdr.sizeof()
     shoff = _aligned(note_offset + len(note), 8)

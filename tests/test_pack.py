@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from kho_inspect import packing
 from tests.captures import Capture
 from tests.cli import DTB, DUMP, REPO, kho_inspect
+from tests.running import in_process
 
 
 def _report(command: str, dump: Path | str, dtb: Path | str, *options: str) -> dict[str, Any]:
@@ -95,6 +97,17 @@ def test_a_file_in_the_way_is_kept(tmp_path: Path) -> None:
     assert (result.status, "--force" in result.stderr) == (3, True)
     assert packed.read_text() == "mine"
     assert kho_inspect("pack", DUMP, DTB, "-o", packed, "--force").status == 0
+
+
+def test_more_runs_than_are_read_back_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "MAX_SEGMENTS", 5)
+    out = tmp_path / "packed.elf"
+    result = in_process("pack", REPO / DUMP, REPO / DTB, "-o", out)
+    assert result.status == 3
+    assert "more than the 5 segments that are read back" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
