@@ -5,8 +5,8 @@ Part of the model: no I/O, nothing decided. ``path`` leads to a structure from i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from kho_inspect.units import PhysAddr
 
@@ -203,8 +203,7 @@ class KhoTest:
 Content: TypeAlias = Luo | Memblock | KexecMetadata | KhoTest
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """Memory that one structure stands in, or points to as its own: half-open page frame intervals.
 
     Most claims are one piece, and two numbers are a tenth of two arrays.
@@ -216,7 +215,7 @@ class Claim:
     """``folio``, ``folio table``, ``session block`` …"""
     low: I64 | int
     high: I64 | int
-    file_index: NDArray[np.uint64] | None = field(default=None, repr=False)
+    file_index: NDArray[np.uint64] | None = None
     """Page offset in the file of each piece, for what holds file content."""
 
     @property

@@ -6,6 +6,7 @@ chains of kho_blocks. Sessions are written at reboot only: none before that is n
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kho_inspect.contents import Luo, LuoFile, LuoFlb, LuoSession
@@ -212,6 +213,7 @@ def _flbs(context: Context, paddr: PhysAddr, path: str) -> tuple[LuoFlb, ...]:
     )
 
 
+@lru_cache(64)
 def _c_string(raw: bytes) -> str:
     return text_of(raw.split(b"\0")[0])
 

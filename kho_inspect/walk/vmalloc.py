@@ -210,7 +210,7 @@ def read_area(
     if not len(area.phys):
         return b""
     piece = geometry.page_size << area.order
-    parts = []
+    parts: list[memoryview] = []
     for paddr in area.phys[: -(-size // piece)].tolist():
         try:
             parts.append(memory.read(paddr, min(piece, size)))
