@@ -65,6 +65,7 @@ class FaultKind(StrEnum):
     LUO_ARRAY_NOT_STORED = "luo-array-not-stored"
     LUO_COUNT = "luo-count"
     LUO_FLB = "luo-flb"
+    LUO_LIMIT = "luo-limit"
     LUO_SHARED = "luo-shared"
     MEMFD_MISSING = "memfd-missing"
     MEMFD_NOT_STORED = "memfd-not-stored"

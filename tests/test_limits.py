@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +16,13 @@ from tests.builder import Image
 from tests.cli import SAMPLES
 from tests.looking import blocks_of, look
 from tests.luo_builder import File, Session, luo_v5, memfd
-from tests.running import in_process
+from tests.running import in_process, save
 
 
 def limit_message(handover: Handover) -> str:
     """What the one fault about a budget says."""
-    (fault,) = [fault for fault in handover.faults if fault.kind is FaultKind.LIMIT]
+    kinds = (FaultKind.LIMIT, FaultKind.LUO_LIMIT)
+    (fault,) = [fault for fault in handover.faults if fault.kind in kinds]
     return fault.message
 
 
@@ -87,6 +90,18 @@ def test_luo_entries_beyond_the_budget_are_left_out() -> None:
     (blob,) = handover.blobs
     assert [session.name for session in blob.content.sessions] == ["one", "two"]  # type: ignore[union-attr]
     assert not look(image, dtb, limits=Limits(files=3)).faults
+
+
+def test_files_left_out_do_not_make_orphans_of_their_memory(tmp_path: Path) -> None:
+    image = Image()
+    held = memfd(image, bytes(4 * 4096))
+    luo_v5(image, [Session(b"one", [File(1)]), Session(b"two", [File(2, held)])])
+    dump, dtb = save(image, tmp_path, image.finish())
+    result = in_process("check", dump, dtb, "--max-files", "2", "--json")
+    found = [finding["code"] for finding in json.loads(result.stdout)["findings"]]
+    assert "KHO216" in found
+    assert "KHO308" not in found
+    assert in_process("check", dump, dtb, "--max-files", "4").status == 1  # the handler of file 1
 
 
 def test_one_long_vmalloc_list_under_many_files_is_followed_within_the_budget(

@@ -114,7 +114,7 @@ class Context:
         """As many entries of a list as the budget has room for."""
         if len(entries) > self.room:
             message = exceeded("LUO sessions, files and FLBs", "files", self.limits.files)
-            self.faults.add(FaultKind.LIMIT, message, path=path)
+            self.faults.add(FaultKind.LUO_LIMIT, message, path=path)
             entries = entries[: self.room]
         self.left["entries"] -= len(entries)
         return entries

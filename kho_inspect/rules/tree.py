@@ -257,4 +257,4 @@ def over_budget(case: Case) -> Iterator[Found]:
     Causes: memory corruption, junk in place of the tree; or a machine larger than was thought of.
     Enforced by: nobody; it concerns this tool.
     """
-    return case.found(FaultKind.LIMIT)
+    return case.found(FaultKind.LIMIT, FaultKind.LUO_LIMIT)
