@@ -60,6 +60,16 @@ def extents(pages: Intervals, page_shift: int) -> Iterator[Extent]:
             yield Extent(start << page_shift, end << page_shift)
 
 
+def points(merged: Intervals, batch: int) -> Iterator[I64]:
+    """Every point of a merged set, in order, ``batch`` at a time."""
+    starts, ends = merged
+    reach = np.cumsum(ends - starts)
+    for at in range(0, int(reach[-1]) if len(reach) else 0, batch):
+        number = np.arange(at, min(at + batch, int(reach[-1])))
+        run = np.searchsorted(reach, number, side="right")
+        yield ends[run] - reach[run] + number
+
+
 def total(intervals: Intervals) -> int:
     """Sum of the lengths."""
     return int((intervals[1] - intervals[0]).sum())

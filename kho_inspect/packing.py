@@ -24,7 +24,7 @@ from kho_inspect.preserved import RadixTree
 from kho_inspect.units import Extent
 
 if TYPE_CHECKING:
-    from kho_inspect.intervals import I64, Intervals
+    from kho_inspect.intervals import Intervals
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.model import Handover
 
@@ -103,23 +103,13 @@ def _stored_part(memory: PhysicalMemory, pages: Intervals, shift: int) -> Iterat
     held = intervals.intersect(pages, stored)
     # A dump may hold pages that are damaged: they cost themselves, and nothing else.
     bad = [intervals.empty()[0]]
-    for pfns in _page_by_page(held):
+    for pfns in intervals.points(held, _BATCH):
         paddrs = pfns.astype(np.uint64) << np.uint64(shift)
         bad.append(pfns[~memory.stored_mask(paddrs, 1 << shift)])
     damaged = np.concatenate(bad)
     yield from intervals.extents(
         intervals.subtract(held, intervals.merge(damaged, damaged + 1)), shift
     )
-
-
-def _page_by_page(pages: Intervals) -> Iterator[I64]:
-    """Every page frame of a merged set, some thousand at a time."""
-    starts, ends = pages
-    reach = np.cumsum(ends - starts)
-    for at in range(0, int(reach[-1]) if len(reach) else 0, _BATCH):
-        number = np.arange(at, min(at + _BATCH, int(reach[-1])))
-        run = np.searchsorted(reach, number, side="right")
-        yield ends[run] - reach[run] + number
 
 
 def _provenance(memory: PhysicalMemory, handover: Handover) -> bytes:

@@ -113,6 +113,14 @@ def test_union_of_merged_sets(found: list[list[tuple[int, int]]]) -> None:
     assert canonical(every)
 
 
+@given(pairs, st.integers(1, 9))
+def test_points_are_all_there_in_order(found: list[tuple[int, int]], batch: int) -> None:
+    merged = intervals.merge(*intervals.from_pairs(found))
+    batches = [points.tolist() for points in intervals.points(merged, batch)]
+    assert [point for some in batches for point in some] == sorted(model(found))
+    assert all(len(some) == batch for some in batches[:-1])
+
+
 def test_large_sets_are_worked_on_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "WINDOW", 3)
     one = intervals.from_pairs([(at, at + 7) for at in range(0, 200, 10)])

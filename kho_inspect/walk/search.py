@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kho_inspect import intervals
 from kho_inspect.errors import MissingMemoryError
 
 if TYPE_CHECKING:
@@ -21,16 +23,13 @@ def find_page(
 ) -> PhysAddr | None:
     """The first of ``pages`` (page frames) that begins with ``data``, at least 8 bytes.
 
-    Gives up after ``limit`` pages.
+    Gives up after ``limit`` pages, a multiple of :data:`BATCH`.
     """
-    starts, lengths = pages[0][:limit], (pages[1] - pages[0])[:limit]
-    before = np.cumsum(lengths) - lengths
-    lengths = np.clip(limit - before, 0, lengths)
-    pfns = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
-    paddrs = pfns.astype(np.uint64) << np.uint64(page_shift)
     first = np.frombuffer(data, dtype="<u8", count=1)
-    for at in range(0, len(paddrs), BATCH):
-        batch = paddrs[at : at + BATCH]
+    # As many runs as pages, and no more, are enough.
+    runs = pages[0][:limit], pages[1][:limit]
+    for pfns in islice(intervals.points(runs, BATCH), -(-limit // BATCH)):
+        batch = pfns.astype(np.uint64) << np.uint64(page_shift)
         batch = batch[memory.stored_mask(batch, first.itemsize)]
         for paddr in batch[memory.gather(batch, first.dtype) == first].tolist():
             try:
