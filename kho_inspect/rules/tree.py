@@ -48,7 +48,13 @@ def late_dump(case: Case) -> Iterator[Found]:
     )
 
 
-@rule("KHO202", Severity.FATAL, _DAMAGE, Need.TRUSTED)
+@rule(
+    "KHO202",
+    Severity.FATAL,
+    "do dump and DTB belong together, and does RAM start at 0 (else --base or --map)? If so: "
+    + _DAMAGE,
+    Need.TRUSTED,
+)
 def node_outside(case: Case) -> Iterator[Found]:
     """Tree pointers lead into RAM.
 
