@@ -1,6 +1,6 @@
 """kho-inspect: look inside Linux Kexec HandOver (KHO) memory images.
 
-``inspect(dump, dtb)`` gives the :class:`~kho_inspect.model.Handover` that the command line
+``inspect(dump, dtb)`` gives the :class:`~kho_inspect.model.handover.Handover` that the command line
 prints. Importing the package is cheap: the work is imported when first asked for.
 """
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from kho_inspect.errors import KhoError as KhoError
     from kho_inspect.inspection import Options as Options
     from kho_inspect.inspection import inspect as inspect
-    from kho_inspect.model import Handover as Handover
+    from kho_inspect.model.handover import Handover as Handover
 
 __version__ = "0.1.0"
 __all__ = ["Handover", "KhoError", "Options", "__version__", "inspect"]
 
 _HOMES = {
-    "Handover": "kho_inspect.model",
+    "Handover": "kho_inspect.model.handover",
     "KhoError": "kho_inspect.errors",
     "Options": "kho_inspect.inspection",
     "inspect": "kho_inspect.inspection",

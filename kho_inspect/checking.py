@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 
 from kho_inspect import fdt
 from kho_inspect.abi import Abi
-from kho_inspect.claims import ClaimLog
 from kho_inspect.errors import FdtError
-from kho_inspect.expectations import Expectation
 from kho_inspect.inspection import Options, inspect_memory, open_inputs
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
-from kho_inspect.locate import Located, locate
+from kho_inspect.locate.scan import Located, locate
+from kho_inspect.locate.scratch import boot_dtb_pointer, read_scratch
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.files import read_head
-from kho_inspect.model import Handover, Scratch
-from kho_inspect.ownership import account
+from kho_inspect.model.handover import Handover, Scratch
+from kho_inspect.ownership.account import account
+from kho_inspect.ownership.claims import ClaimLog
 from kho_inspect.rules.case import Case
-from kho_inspect.scratch import boot_dtb_pointer, read_scratch
+from kho_inspect.rules.expectations import Expectation
 from kho_inspect.units import Extent, PhysAddr
 
 MAX_SCANNED = 4 << 30

@@ -1,7 +1,7 @@
 """The one exception tree.
 
 An exception ends a run: there is nothing (left) to inspect. Damage *inside* a handover is
-never an exception, it is a :class:`kho_inspect.model.Fault`.
+never an exception, it is a :class:`kho_inspect.model.faults.Fault`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 pyfdt checks almost nothing, so :func:`parse` first walks the whole blob itself, strictly and
 iteratively, with bounds on everything that a hostile blob could inflate. Only then pyfdt's
-token list (lossless, unlike its trees) is folded into :class:`~kho_inspect.model.FdtNode`.
+token list (lossless, unlike its trees) is folded into :class:`~kho_inspect.model.fdt_node.FdtNode`.
 Source of the rules: Devicetree Specification 0.4, chapter 5, and libfdt's ``fdt_check_full``.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from kho_inspect.errors import FdtError, TruncatedFdtError
 from kho_inspect.layouts import fdt as layout
 from kho_inspect.limits import DEFAULT_LIMITS, exceeded
-from kho_inspect.model import FdtNode, FdtProp, text_of
+from kho_inspect.model.fdt_node import FdtNode, FdtProp, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,27 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kho_inspect.abi import MAP_PROPERTY
-from kho_inspect.claims import ClaimLog
 from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.registry import FILE_DECODERS, decode_blob
 from kho_inspect.decoders.subnode import blob_address, read_blobs
 from kho_inspect.errors import NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
-from kho_inspect.live import DEBUGFS, live_fdt
-from kho_inspect.locate import MAX_WITNESSES
+from kho_inspect.locate.live import DEBUGFS, live_fdt
+from kho_inspect.locate.page_size import find_page_size
+from kho_inspect.locate.root_fdt import locate_root_fdt, read_root_fdt
+from kho_inspect.locate.scan import MAX_WITNESSES
+from kho_inspect.locate.search import find_page
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
 from kho_inspect.memory.kcore import open_kcore
-from kho_inspect.model import Blob, FaultKind, Handover, Ownership, RootFdt, Source
-from kho_inspect.ownership import account, account_more
-from kho_inspect.preserved import ChunkList, Preserved, RadixTree
-from kho_inspect.root_fdt import locate_root_fdt, read_root_fdt
+from kho_inspect.model.claims import Ownership
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.handover import Blob, Handover, RootFdt, Source
+from kho_inspect.model.map import ChunkList, RadixTree
+from kho_inspect.model.preserved import Preserved
+from kho_inspect.ownership.account import account, account_more
+from kho_inspect.ownership.claims import ClaimLog
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
-from kho_inspect.walk.page_size import find_page_size
 from kho_inspect.walk.radix import walk_radix
-from kho_inspect.walk.search import find_page
 
 MAX_ROOT_PAGES = 1 << 16
 """Unclaimed pages that are compared with the root FDT."""

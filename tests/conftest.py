@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.captures import HOME, NAMES, Capture, unpack
+from tests.support.captures import HOME, NAMES, Capture, unpack
 
 
 @pytest.fixture(scope="session", params=NAMES)

@@ -9,10 +9,10 @@ import pytest
 from kho_inspect.errors import NotAHandoverError
 from kho_inspect.inspection import Options, inspect
 from kho_inspect.memory import RamBlock
-from kho_inspect.model import Handover
-from tests.captures import HOME, Capture, map_nodes, plain, unpack
-from tests.dump_files import raw_to_blocks, raw_to_elf
-from tests.looking import blocks_of
+from kho_inspect.model.handover import Handover
+from tests.support.captures import HOME, Capture, map_nodes, plain, unpack
+from tests.support.dump_files import raw_to_blocks, raw_to_elf
+from tests.support.looking import blocks_of
 
 
 @pytest.fixture(scope="session")

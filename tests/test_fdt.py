@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from kho_inspect import fdt
 from kho_inspect.errors import FdtError, TruncatedFdtError
-from kho_inspect.model import FdtNode
-from tests.builder import Tree, fdt_blob, fdt_container, u32s
+from kho_inspect.model.fdt_node import FdtNode
+from tests.support.builder import Tree, fdt_blob, fdt_container, u32s
 
 BEGIN, END_NODE, PROP, NOP, END = (u32s(token) for token in (1, 2, 3, 4, 9))
 ROOT = BEGIN + u32s(0)

@@ -20,7 +20,7 @@ from kho_inspect.errors import UnreadableInputError
 from kho_inspect.inspection import inspect_memory
 from kho_inspect.memory import Presence
 from kho_inspect.memory.mapped import MappedMemory
-from kho_inspect.preserved import Preserved
+from kho_inspect.model.preserved import Preserved
 from kho_inspect.walk.radix import walk_radix
 from tests.fuzz import run
 from tests.fuzz.findings import Entry, Recorder, cause_of, load_totals, trouble_with
@@ -141,7 +141,7 @@ LIES: list[tuple[str, str, Callable[..., Any], bytes]] = [
     ("tree", "tests.fuzz.entries.walk_radix", forgetful_walk, b""),
     ("blobs", "tests.fuzz.entries.inspect_memory", ownerless, b""),
     ("command", "kho_inspect.render.report.print_report", coloured, b""),
-    ("command", "kho_inspect.extraction.file_name", escaping, b"\x07\0\0\0\0\x07"),
+    ("command", "kho_inspect.recover.extract.file_name", escaping, b"\x07\0\0\0\0\x07"),
 ]
 
 

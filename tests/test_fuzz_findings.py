@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kho_inspect.claims import ClaimLog
-from kho_inspect.extraction import Extractor
 from kho_inspect.memory import Presence, RamBlock, open_memory
 from kho_inspect.memory.mapped import MappedMemory
+from kho_inspect.ownership.claims import ClaimLog
+from kho_inspect.recover.extract import Extractor
+from kho_inspect.recover.selectors import Item, Piece
 from kho_inspect.render.addresses import MAX_OWNERS
 from kho_inspect.render.findings import MAX_LISTED
-from kho_inspect.selection import Item, Piece
 from kho_inspect.units import Extent
-from tests import luo_builder as write
-from tests.builder import Image, Tree, fdt_blob
 from tests.fuzz.entries import BytesFile
-from tests.kdump_writer import write_kdump
-from tests.running import document, in_process, save
+from tests.support import luo_builder as write
+from tests.support.builder import Image, Tree, fdt_blob
+from tests.support.kdump_writer import write_kdump
+from tests.support.running import document, in_process, save
 
 PAGE = 4096
 

@@ -13,7 +13,7 @@ from tests.bench import generate as generator
 from tests.bench.generate import ABIS, PAGE_SHIFTS, PATTERNS, generate
 from tests.bench.luo_image import luo_image
 from tests.bench.maker import Maker
-from tests.running import document, in_process
+from tests.support.running import document, in_process
 
 BENCH = Path(generator.__file__).parent
 NODE_FAULTS = ("outside", "misaligned", "aliased", "cycle")

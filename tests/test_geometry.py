@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from kho_inspect.abi import BY_COMPATIBLE, find_abi, nearest_abi
 from kho_inspect.geometry import PageGeometry
-from tests.builder import Image
-from tests.looking import GEOMETRIES, SHIFTS
+from tests.support.builder import Image
+from tests.support.looking import GEOMETRIES, SHIFTS
 
 
 def geometry(size: str, abi: str) -> PageGeometry:

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
-from kho_inspect.model import FaultKind, Handover
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.handover import Handover
 from kho_inspect.walk import radix, vmalloc
-from tests.builder import Image
-from tests.cli import SAMPLES
-from tests.looking import blocks_of, look
-from tests.luo_builder import File, Session, luo_v5, memfd
-from tests.running import in_process, save
+from tests.support.builder import Image
+from tests.support.cli import SAMPLES
+from tests.support.looking import blocks_of, look
+from tests.support.luo_builder import File, Session, luo_v5, memfd
+from tests.support.running import in_process, save
 
 
 def limit_message(handover: Handover) -> str:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.cli import REPO
+from tests.support.cli import REPO
 
 
 @pytest.mark.parametrize(

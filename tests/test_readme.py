@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import REPO, kho_inspect
+from tests.support.cli import REPO, kho_inspect
 
 README = (REPO / "README.md").read_text()
 SET_UP = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && "

@@ -15,9 +15,9 @@ from kho_inspect.units import PhysAddr
 @click.argument("paddrs", metavar="PADDR...", type=Address(), nargs=-1, required=True)
 def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
     """Look addresses up: owner, block, radix path, sub-node."""
-    from kho_inspect.address import describe_address
     from kho_inspect.inspection import inspect_memory
-    from kho_inspect.ownership import OwnerIndex
+    from kho_inspect.ownership.address import describe_address
+    from kho_inspect.ownership.index import OwnerIndex
 
     for paddr in paddrs:
         if paddr >= 1 << 64:

@@ -17,7 +17,7 @@ from kho_inspect.units import Extent, parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kho_inspect.expectations import Expectation
+    from kho_inspect.rules.expectations import Expectation
 
 MAX_EXPECTATIONS = 64 << 20
 """Bytes read of a file of expectations: a million files make as many."""
@@ -164,8 +164,8 @@ def _prefixes(lists: Sequence[str]) -> tuple[str, ...]:
 def _expectations(path: str | None) -> list[Expectation] | None:
     if path is None:
         return None
-    from kho_inspect.expectations import parse_expectations
     from kho_inspect.memory.files import read_head
+    from kho_inspect.rules.expectations import parse_expectations
 
     try:
         text = read_head(path, MAX_EXPECTATIONS).decode()

@@ -22,9 +22,9 @@ from kho_inspect.cli.progress import progress_bar
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 def command(given: Input, write_dtb: Path | None, force: bool) -> int:
     """Find root FDTs and the scratch table in a dump, best candidate first."""
-    from kho_inspect.atomic import atomic_file, require_absent
-    from kho_inspect.locate import locate
-    from kho_inspect.scratch import read_scratch
+    from kho_inspect.locate.scan import locate
+    from kho_inspect.locate.scratch import read_scratch
+    from kho_inspect.recover.atomic import atomic_file, require_absent
 
     if write_dtb is not None:
         require_absent(write_dtb, force)

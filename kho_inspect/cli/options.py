@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from kho_inspect.inspection import Options
     from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.model import Handover, RootFdt
+    from kho_inspect.model.handover import Handover, RootFdt
 
 KCORE = "/proc/kcore"
 FORMATS = ("auto", "raw", "elf", "lime", "kdump")

@@ -31,10 +31,10 @@ from kho_inspect.units import human_size
 @click.option("--force", is_flag=True, help="Overwrite FILE.elf if it exists.")
 def command(given: Input, output: Path, content: bool, scratch: bool, force: bool) -> int:
     """Pack the handover into a small ELF core, to attach to a bug report."""
-    from kho_inspect.atomic import require_absent
     from kho_inspect.inspection import inspect_memory
-    from kho_inspect.locate import locate
-    from kho_inspect.packing import plan, write_packed
+    from kho_inspect.locate.scan import locate
+    from kho_inspect.recover.atomic import require_absent
+    from kho_inspect.recover.pack import plan, write_packed
 
     require_absent(output, force)
     memory, root = given.open()

@@ -63,8 +63,8 @@ def exit_when_cut_short(path: str) -> None:
     """
     import ctypes
 
-    from kho_inspect.atomic import remove_unfinished
     from kho_inspect.cli.exit_codes import UNREADABLE
+    from kho_inspect.recover.atomic import remove_unfinished
     from kho_inspect.render.safe import safe
 
     message = (

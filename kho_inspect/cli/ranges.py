@@ -37,7 +37,7 @@ def command(
         batches = iter_ranges(preserved)
     batches = limited(batches, limit)
     if owners:
-        from kho_inspect.ownership import OwnerIndex
+        from kho_inspect.ownership.index import OwnerIndex
 
         index = OwnerIndex(preserved, handover.claims)
         batches = with_owners(batches, index, preserved.page_shift)

@@ -10,20 +10,20 @@ import numpy as np
 
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.memory import Presence
-from kho_inspect.model import FaultKind
+from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.vmalloc import VmallocDescriptor, pages_of, read_area, walk_vmalloc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kho_inspect.claims import ClaimLog
-    from kho_inspect.contents import Content, Memfd, VmallocArea
     from kho_inspect.geometry import PageGeometry
     from kho_inspect.intervals import I64
     from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.model import Blob
-    from kho_inspect.preserved import Preserved
+    from kho_inspect.model.contents import Content, Memfd, VmallocArea
+    from kho_inspect.model.handover import Blob
+    from kho_inspect.model.preserved import Preserved
+    from kho_inspect.ownership.claims import ClaimLog
     from kho_inspect.walk.faults import FaultLog
 
 T = TypeVar("T")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kho_inspect.contents import KexecMetadata
 from kho_inspect.decoders.context import BlobDecoder
 from kho_inspect.layouts.kexec_metadata import kho_kexec_metadata
 from kho_inspect.layouts.views import parse_record
-from kho_inspect.model import FaultKind, text_of
+from kho_inspect.model.contents import KexecMetadata
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.fdt_node import text_of
 
 if TYPE_CHECKING:
     from kho_inspect.decoders.context import Context
-    from kho_inspect.model import Blob
+    from kho_inspect.model.handover import Blob
 
 
 def decode(context: Context, blob: Blob, kind: str) -> KexecMetadata | None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kho_inspect.contents import KhoTest
 from kho_inspect.decoders.context import BlobDecoder, is_fdt
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.kho_test import FOLIO_ORDER_MASK
 from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc
-from kho_inspect.model import FaultKind
+from kho_inspect.model.contents import KhoTest
+from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import human_size
 from kho_inspect.walk.faults import missing_kind
 from kho_inspect.walk.vmalloc import parse_vmalloc
@@ -19,10 +19,11 @@ from kho_inspect.walk.vmalloc import parse_vmalloc
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kho_inspect.contents import VmallocArea
     from kho_inspect.decoders.context import Context
     from kho_inspect.intervals import I64
-    from kho_inspect.model import Blob, FdtNode
+    from kho_inspect.model.contents import VmallocArea
+    from kho_inspect.model.fdt_node import FdtNode
+    from kho_inspect.model.handover import Blob
 
 MAX_SUMMED = 1 << 30
 """Folio bytes beyond which the checksum is not computed."""

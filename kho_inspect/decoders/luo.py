@@ -9,12 +9,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from kho_inspect.contents import Luo, LuoFile, LuoFlb, LuoSession
 from kho_inspect.decoders.context import BlobDecoder, is_fdt
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts import luo as layout
 from kho_inspect.layouts.views import parse_record
-from kho_inspect.model import FaultKind, text_of
+from kho_inspect.model.contents import Luo, LuoFile, LuoFlb, LuoSession
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.fdt_node import text_of
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.block import walk_blocks
 from kho_inspect.walk.faults import missing_kind
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from construct import Struct
 
     from kho_inspect.decoders.context import Context
-    from kho_inspect.model import Blob, FdtNode
+    from kho_inspect.model.fdt_node import FdtNode
+    from kho_inspect.model.handover import Blob
 
 OWNER = "LUO"
 

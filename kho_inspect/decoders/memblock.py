@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kho_inspect.contents import Memblock, ReserveMem
 from kho_inspect.decoders.context import BlobDecoder, is_fdt
-from kho_inspect.model import FaultKind
+from kho_inspect.model.contents import Memblock, ReserveMem
+from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import plural
 
 if TYPE_CHECKING:
     from kho_inspect.decoders.context import Context
-    from kho_inspect.model import Blob, FdtNode
+    from kho_inspect.model.fdt_node import FdtNode
+    from kho_inspect.model.handover import Blob
 
 REGION = "reserve-mem-v1"
 MAX_REGIONS = 256

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kho_inspect.contents import Folios, Memfd, VmallocArea
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.memfd import (
     FOLIO_PFN_BITS,
@@ -15,7 +14,8 @@ from kho_inspect.layouts.memfd import (
     memfd_luo_ser_v1,
 )
 from kho_inspect.layouts.views import dtype_of, parse_record
-from kho_inspect.model import FaultKind
+from kho_inspect.model.contents import Folios, Memfd, VmallocArea
+from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import PhysAddr, plural
 from kho_inspect.walk.faults import missing_kind
 

@@ -9,7 +9,7 @@ from kho_inspect.decoders import kexec_metadata, kho_test, luo, memblock, memfd
 
 if TYPE_CHECKING:
     from kho_inspect.decoders.context import BlobDecoder, Context, FileDecoder
-    from kho_inspect.model import Blob
+    from kho_inspect.model.handover import Blob
 
 BLOB_DECODERS: tuple[BlobDecoder, ...] = (
     *luo.DECODERS,

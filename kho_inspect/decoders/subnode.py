@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from kho_inspect import fdt
 from kho_inspect.errors import FdtError, MissingMemoryError
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
-from kho_inspect.model import Blob, FaultKind, FdtNode
-from kho_inspect.preserved import Preserved
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.handover import Blob
+from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr, human_size, plural
 from kho_inspect.walk.faults import missing_kind
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from kho_inspect.address import AddressInfo, KeyPath
     from kho_inspect.geometry import PageGeometry
+    from kho_inspect.ownership.address import AddressInfo, KeyPath
 
 MAX_OWNERS = 64
 """Owners of one page that are shown; many have it only where entries without number lie."""

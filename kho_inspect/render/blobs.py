@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from kho_inspect.model import Blob, FdtNode
+    from kho_inspect.model.fdt_node import FdtNode
+    from kho_inspect.model.handover import Blob
 
 PREVIEW_LINES = 8
 """Hexdump lines of a blob that nobody knows, unless more is asked for."""

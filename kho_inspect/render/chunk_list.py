@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from kho_inspect.geometry import PageGeometry
-    from kho_inspect.preserved import ChunkList, MapChunk
+    from kho_inspect.model.map import ChunkList, MapChunk
 
 MAX_BITMAPS = 16
 """Bitmaps of one chunk that the folded view lists."""

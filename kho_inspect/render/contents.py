@@ -8,8 +8,8 @@ from rich.console import Group
 from rich.text import Text
 from rich.tree import Tree
 
-from kho_inspect.contents import KexecMetadata, KhoTest, Luo, LuoFile, Memblock, Memfd
 from kho_inspect.layouts.memfd import FOLIO_FLAGS, MEMFD_SEALS
+from kho_inspect.model.contents import KexecMetadata, KhoTest, Luo, LuoFile, Memblock, Memfd
 from kho_inspect.render.console import plain, table
 from kho_inspect.render.flags import flag_text
 from kho_inspect.units import human_size, plural
@@ -17,7 +17,7 @@ from kho_inspect.units import human_size, plural
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from kho_inspect.contents import Content
+    from kho_inspect.model.contents import Content
 
 MAX_FILES = 100
 """Files of all sessions that are listed; ``--json`` has them all."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kho_inspect.contents import KexecMetadata, KhoTest, Luo, LuoFile, Memblock, Memfd
 from kho_inspect.layouts.memfd import MEMFD_SEALS
+from kho_inspect.model.contents import KexecMetadata, KhoTest, Luo, LuoFile, Memblock, Memfd
 from kho_inspect.render.contents import folio_flags
 from kho_inspect.render.flags import flag_names
 
 if TYPE_CHECKING:
-    from kho_inspect.contents import Content, LuoFlb, LuoSession, VmallocArea
+    from kho_inspect.model.contents import Content, LuoFlb, LuoSession, VmallocArea
 
 Document = dict[str, Any]
 

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kho_inspect.contents import Luo, Memblock
 from kho_inspect.geometry import page_size_name
-from kho_inspect.ownership import top_owner
+from kho_inspect.model.contents import Luo, Memblock
+from kho_inspect.ownership.index import top_owner
 from kho_inspect.units import human_size
 
 if TYPE_CHECKING:
-    from kho_inspect.model import Handover
+    from kho_inspect.model.handover import Handover
 
 HEADROOM = 2
 """Budgets are that many times what the good image has."""

@@ -10,19 +10,20 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from kho_inspect.ownership import OwnerIndex
-from kho_inspect.preserved import RadixTree
+from kho_inspect.model.map import RadixTree
+from kho_inspect.ownership.index import OwnerIndex
 from kho_inspect.render.decoded_json import decoded
 from kho_inspect.render.fdt_values import fdt_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kho_inspect.address import AddressInfo, KeyPath
     from kho_inspect.intervals import Intervals
-    from kho_inspect.locate import Located
+    from kho_inspect.locate.scan import Located
     from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.model import Blob, FdtNode, Handover, Scratch
+    from kho_inspect.model.fdt_node import FdtNode
+    from kho_inspect.model.handover import Blob, Handover, Scratch
+    from kho_inspect.ownership.address import AddressInfo, KeyPath
     from kho_inspect.render.ranges import RangeBatch
     from kho_inspect.units import Extent
 

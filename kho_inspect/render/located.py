@@ -12,8 +12,8 @@ from kho_inspect.units import human_size, plural
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kho_inspect.locate import Located
-    from kho_inspect.model import Scratch
+    from kho_inspect.locate.scan import Located
+    from kho_inspect.model.handover import Scratch
 
 MAX_LISTED = 20
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from kho_inspect.ownership import OwnerIndex, top_owner
+from kho_inspect.ownership.index import OwnerIndex, top_owner
 from kho_inspect.render.console import heading, plain, table
 from kho_inspect.units import human_size
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kho_inspect.intervals import Intervals
-    from kho_inspect.model import Handover
+    from kho_inspect.model.handover import Handover
 
 MAX_OWNERS = 200
 MAX_LISTED = 20

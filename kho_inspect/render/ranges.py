@@ -12,8 +12,8 @@ from kho_inspect.units import PhysAddr, human_size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kho_inspect.ownership import OwnerIndex
-    from kho_inspect.preserved import Preserved
+    from kho_inspect.model.preserved import Preserved
+    from kho_inspect.ownership.index import OwnerIndex
 
 BATCH = 4096
 """Ranges that are turned into Python objects at a time."""

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from kho_inspect.model import Fault, Handover
+    from kho_inspect.model.faults import Fault
+    from kho_inspect.model.handover import Handover
     from kho_inspect.rules.engine import Verdict
 
 MAX_RANGES = 20

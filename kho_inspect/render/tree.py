@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kho_inspect.preserved import RadixTree
+from kho_inspect.model.map import RadixTree
 from kho_inspect.units import Extent, plural
 
 if TYPE_CHECKING:
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from rich.tree import Tree
 
-    from kho_inspect.model import Handover
-    from kho_inspect.preserved import TreeLevel
+    from kho_inspect.model.handover import Handover
+    from kho_inspect.model.map import TreeLevel
 
 MAX_CHILDREN = 16
 """Children of one node that the folded tree lists."""

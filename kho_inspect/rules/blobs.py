@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from kho_inspect import fdt
-from kho_inspect.contents import KexecMetadata, KhoTest, Memblock
 from kho_inspect.layouts.kexec_metadata import KHO_KEXEC_METADATA_VERSION
 from kho_inspect.layouts.kho_test import KHO_TEST_MAGIC
-from kho_inspect.model import FaultKind
+from kho_inspect.model.contents import KexecMetadata, KhoTest, Memblock
+from kho_inspect.model.faults import FaultKind
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
 from kho_inspect.rules.case import Case
 from kho_inspect.units import Extent

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kho_inspect import intervals
-from kho_inspect.claims import flatten
-from kho_inspect.contents import Luo, LuoFile, LuoSession, Memfd
 from kho_inspect.layouts.memfd import FOLIO_DIRTY, FOLIO_UPTODATE
-from kho_inspect.model import FaultKind
-from kho_inspect.ownership import OwnerIndex
+from kho_inspect.model.contents import Luo, LuoFile, LuoSession, Memfd
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.ownership.claims import flatten
+from kho_inspect.ownership.index import OwnerIndex
 from kho_inspect.rules.base import Found, Need
 from kho_inspect.rules.map_case import NODE_FAULTS, MapCase
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kho_inspect.abi import Abi
-    from kho_inspect.contents import Claim, Content
     from kho_inspect.intervals import I64
-    from kho_inspect.model import Blob
+    from kho_inspect.model.claims import Claim
+    from kho_inspect.model.contents import Content
+    from kho_inspect.model.handover import Blob
 
 _TREE_AND_FDT = frozenset(
     (

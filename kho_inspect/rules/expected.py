@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kho_inspect.expectations import Expectation
 from kho_inspect.geometry import page_size_name
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
 from kho_inspect.rules.case import Case
+from kho_inspect.rules.expectations import Expectation
 from kho_inspect.units import Extent, human_size
 
 CATALOGUE = Catalogue(Need.FDT)

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from kho_inspect import intervals
-from kho_inspect.contents import Luo
-from kho_inspect.model import FaultKind
+from kho_inspect.model.contents import Luo
+from kho_inspect.model.faults import FaultKind
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
 from kho_inspect.rules.case import Case, is_sessions
 from kho_inspect.units import Extent, human_size, plural

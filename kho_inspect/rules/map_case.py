@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kho_inspect import intervals
-from kho_inspect.model import FaultKind
-from kho_inspect.ownership import account, grow_to_blocks
-from kho_inspect.preserved import Preserved, RadixTree
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.map import RadixTree
+from kho_inspect.model.preserved import Preserved
+from kho_inspect.ownership.account import account, grow_to_blocks
 from kho_inspect.units import human_size
 
 if TYPE_CHECKING:
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 
     from kho_inspect.abi import Abi
     from kho_inspect.errors import FdtError
-    from kho_inspect.expectations import Expectation
     from kho_inspect.geometry import PageGeometry
     from kho_inspect.intervals import Intervals
-    from kho_inspect.model import Fault, Handover, Ownership, Scratch
-    from kho_inspect.preserved import TreeLevel
+    from kho_inspect.model.claims import Ownership
+    from kho_inspect.model.faults import Fault
+    from kho_inspect.model.handover import Handover, Scratch
+    from kho_inspect.model.map import TreeLevel
+    from kho_inspect.rules.expectations import Expectation
 
 NODE_FAULTS = (
     FaultKind.NODE_OUTSIDE,

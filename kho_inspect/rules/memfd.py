@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kho_inspect import intervals
-from kho_inspect.contents import Memfd
 from kho_inspect.layouts.memfd import FOLIO_DIRTY, FOLIO_UPTODATE, MEMFD_SEALS
-from kho_inspect.model import FaultKind
+from kho_inspect.model.contents import Memfd
+from kho_inspect.model.faults import FaultKind
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
 from kho_inspect.rules.case import Case, file_owner, paths_above
 from kho_inspect.units import human_size

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from kho_inspect import fdt, intervals
 from kho_inspect.abi import ABIS
-from kho_inspect.model import Blob, FaultKind, FdtNode
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.handover import Blob
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
 from kho_inspect.rules.case import Case
 from kho_inspect.units import human_size

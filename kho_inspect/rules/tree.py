@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kho_inspect import intervals
-from kho_inspect.model import FaultKind
+from kho_inspect.model.faults import FaultKind
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.map_case import JUNK_FAULTS, MAX_LIKELY_ORDER

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.block import block_capacity, kho_block_header
 from kho_inspect.layouts.views import parse_record
-from kho_inspect.model import FaultKind
+from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.faults import missing_kind
 

@@ -20,8 +20,9 @@ from kho_inspect.layouts.v1 import (
 )
 from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
-from kho_inspect.model import FaultKind
-from kho_inspect.preserved import ChunkList, MapChunk, Preserved
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.map import ChunkList, MapChunk
+from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr, plural
 from kho_inspect.walk.bitmap import runs_of_bits
 from kho_inspect.walk.faults import missing_kind

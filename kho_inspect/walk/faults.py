@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from kho_inspect.errors import MissingMemoryError, OutsideMemoryError
-from kho_inspect.model import Fault, FaultKind
+from kho_inspect.model.faults import Fault, FaultKind
 from kho_inspect.units import PhysAddr
 
 MAX_PER_KIND = 256
@@ -28,7 +28,7 @@ class FaultLog:
         path: str = "",
         count: int = 1,
     ) -> None:
-        """Record one fault; see :class:`~kho_inspect.model.Fault` for ``count``."""
+        """Record one fault; see :class:`~kho_inspect.model.faults.Fault` for ``count``."""
         self._seen[kind] += 1
         if self._seen[kind] <= MAX_PER_KIND:
             self._faults.append(Fault(kind, message, paddr, path, count))

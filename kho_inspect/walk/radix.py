@@ -18,8 +18,9 @@ from kho_inspect.layouts.radix import kho_radix_leaf, kho_radix_node
 from kho_inspect.layouts.views import dtype_of
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.memory import Presence
-from kho_inspect.model import FaultKind
-from kho_inspect.preserved import Preserved, RadixTree, TreeLevel
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.map import RadixTree, TreeLevel
+from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr, plural
 from kho_inspect.walk.bitmap import runs_of_bits
 from kho_inspect.walk.keys import KeyRuns

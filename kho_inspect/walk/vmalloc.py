@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kho_inspect.contents import VmallocArea
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc, kho_vmalloc_chunk
-from kho_inspect.model import FaultKind
+from kho_inspect.model.contents import VmallocArea
+from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import PhysAddr, plural
 from kho_inspect.walk.faults import missing_kind
 

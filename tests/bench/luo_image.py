@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.bench.maker import Maker
-from tests.builder import Tree
+from tests.support.builder import Tree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ import random
 import struct
 from pathlib import Path
 
-from tests.builder import Tree, fdt_blob
+from tests.support.builder import Tree, fdt_blob
 
 LARGEST = 8 << 40
 """Bytes that a dump has at the most: file systems hold no more."""

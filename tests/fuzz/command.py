@@ -13,15 +13,15 @@ from pathlib import Path
 from unittest import mock
 from xml.etree import ElementTree
 
-from kho_inspect import extraction
-from tests.cli import Result
-from tests.dump_files import Segment, write_elf
+from kho_inspect.recover import extract as extraction
 from tests.fuzz import images
 from tests.fuzz.entries import blocks_of
 from tests.fuzz.images import MemorySeed
 from tests.fuzz.patches import SPECIALS, TEXTS, Cursor, Patched, patch
-from tests.kdump_writer import flatten, write_kdump, write_lime
-from tests.running import in_process
+from tests.support.cli import Result
+from tests.support.dump_files import Segment, write_elf
+from tests.support.kdump_writer import flatten, write_kdump, write_lime
+from tests.support.running import in_process
 
 SMALL_HOLES = 1 << 22
 """Bytes of holes that are hashed, which else takes most of the time."""

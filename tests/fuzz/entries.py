@@ -20,22 +20,24 @@ from kho_inspect.errors import FdtError, KhoError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry, page_size_name
 from kho_inspect.inspection import Options, inspect_memory
 from kho_inspect.intervals import intersect, total
+from kho_inspect.locate.root_fdt import read_root_fdt
 from kho_inspect.memory import PhysicalMemory, RamBlock, open_memory
 from kho_inspect.memory.mapped import MappedMemory
-from kho_inspect.model import FaultKind, FdtNode, Handover
-from kho_inspect.preserved import ChunkList
-from kho_inspect.root_fdt import read_root_fdt
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.handover import Handover
+from kho_inspect.model.map import ChunkList
+from kho_inspect.recover.selectors import all_items
 from kho_inspect.rules.engine import judge
-from kho_inspect.selection import all_items
 from kho_inspect.units import Extent
 from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.radix import walk_radix
 from kho_inspect.walk.vmalloc import parse_vmalloc, walk_vmalloc
-from tests.builder import Tree, fdt_blob
 from tests.fuzz import images, oracles
 from tests.fuzz.images import MemorySeed
 from tests.fuzz.patches import Cursor, Patched, Seed, patch
+from tests.support.builder import Tree, fdt_blob
 
 Entry = Callable[[bytes], None]
 

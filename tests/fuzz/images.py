@@ -15,12 +15,12 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from tests import kdump_writer as kdumps
-from tests import luo_builder as contents
-from tests.builder import Image, Tree, fdt_blob, fdt_container, u32s
-from tests.dump_files import Segment, write_elf
 from tests.fuzz.patches import Seed, seed_of
-from tests.luo_builder import File, Session, u64
+from tests.support import kdump_writer as kdumps
+from tests.support import luo_builder as contents
+from tests.support.builder import Image, Tree, fdt_blob, fdt_container, u32s
+from tests.support.dump_files import Segment, write_elf
+from tests.support.luo_builder import File, Session, u64
 
 PAGE = 4096
 RAM = 64 << 20

@@ -10,10 +10,11 @@ import numpy as np
 
 from kho_inspect.errors import ExcludedMemoryError, MissingMemoryError, OutsideMemoryError
 from kho_inspect.memory import PhysicalMemory, Presence
-from kho_inspect.preserved import ChunkList, Preserved, RadixTree
+from kho_inspect.model.map import ChunkList, RadixTree
+from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import Extent
-from tests.builder import Image
 from tests.fuzz.patches import ALL_ONES
+from tests.support.builder import Image
 
 MAX_EXTENTS = 6
 MAX_CHUNKS = 64

@@ -1,0 +1,338 @@
+"""Finding what nobody handed over: root FDTs, and what points to them, in a memory dump."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from kho_inspect import fdt
+from kho_inspect.abi import MAP_PROPERTY, find_abi
+from kho_inspect.errors import FdtError, MissingMemoryError
+from kho_inspect.geometry import PAGE_SHIFTS
+from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
+from kho_inspect.layouts.setup_data import (
+    KHO_DATA_LEN,
+    SETUP_KEXEC_KHO,
+    kho_data,
+    setup_data,
+)
+from kho_inspect.layouts.views import parse_record
+from kho_inspect.locate.page_size import find_page_size, preserved_order
+from kho_inspect.units import Extent, PhysAddr, plural
+from kho_inspect.walk.chunk_list import walk_chunks
+from kho_inspect.walk.faults import FaultLog
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.model.fdt_node import FdtNode
+
+SCAN_BYTES = 1 << 20
+"""Memory searched at a time: small enough to stay in a processor's cache."""
+MAX_ROOT_FDT = 64 << 10
+"""The kernel allots the root FDT one page: 64 KiB is the largest there is."""
+MAX_BOOT_FDT = 2 << 20
+"""The kernel's limit for a boot device tree."""
+MAX_JUDGED = 256
+"""Root FDTs whose trees are looked into, and boot FDTs that are parsed."""
+MAX_EXAMINED = 1 << 30
+"""Bytes of what looks like device trees that one scan reads, of each a page at the least: where
+they overlap, a small dump has terabytes of them."""
+MAX_TOKENS = 1 << 19
+"""Tokens of device trees that one scan parses."""
+PARSING = 16
+"""Tokens that could be parsed in the time that it takes to begin."""
+MAX_POINTERS = 4096
+"""Setup_data entries that are kept."""
+MAX_WITNESSES = 64
+"""Sub-nodes whose blobs are looked up in a tree to tell its page size."""
+
+NOWHERE = Extent(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFdt:
+    """A whole KHO root FDT that stands in the dump."""
+
+    paddr: PhysAddr
+    data: bytes = field(repr=False)
+    root: FdtNode = field(repr=False)
+    memory_map: PhysAddr | None
+    aligned: bool
+    """Starts a page, as the kernel's own does."""
+    valid_tree: bool
+    """The map pointer leads to something that reads as a preserved-memory map."""
+    preserved: bool
+    """The map records the very page that the FDT stands in, as kho_init sees to."""
+    pointers: tuple[str, ...] = ()
+    """What in the dump points to it."""
+
+    @property
+    def compatible(self) -> str:
+        """The root's compatible string."""
+        return self.root.string("compatible") or ""
+
+    @property
+    def size_words(self) -> str:
+        """``271 bytes``"""
+        return plural(len(self.data), "byte")
+
+    @property
+    def rank(self) -> tuple[bool, bool, bool, bool, PhysAddr]:
+        """Sorts the most credible first."""
+        return (
+            not self.valid_tree,
+            not self.preserved,
+            not self.pointers,
+            not self.aligned,
+            self.paddr,
+        )
+
+    @property
+    def why(self) -> str:
+        """The evidence for and against it, in words."""
+        words = ["valid tree" if self.valid_tree else "no valid tree behind it"]
+        if self.valid_tree:
+            words.append(
+                "own page preserved" if self.preserved else "own page not preserved: stale"
+            )
+        words += [f"{pointer} points to it" for pointer in self.pointers]
+        words.append("page-aligned" if self.aligned else "not page-aligned")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """An x86 setup_data entry, or an arm64 boot FDT, that tells the next kernel of a handover."""
+
+    source: str
+    """``setup_data at 0x73fa0a0``"""
+    where: Extent
+    """The entry, or boot FDT, itself; empty when it is not in the dump."""
+    fdt: PhysAddr
+    scratch: Extent
+    """The scratch table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Everything that a scan found, most credible first."""
+
+    fdts: tuple[FoundFdt, ...]
+    pointers: tuple[Pointer, ...]
+    passed_over: int = 0
+    """Places that may be more of either, but come after more than any honest dump has."""
+
+
+def locate(
+    memory: PhysicalMemory,
+    progress: Callable[[int], None] = lambda size: None,
+    *,
+    limit: int | None = None,
+) -> Located:
+    """Scan all stored memory once, in bounded memory; ``progress`` gets bytes as they are done.
+
+    With ``limit`` the scan ends after that many bytes. A device tree is 8-byte aligned by its
+    specification, a setup_data entry by its allocation.
+    """
+    import numpy as np
+
+    entry = np.uint64(KHO_DATA_LEN << 32 | SETUP_KEXEC_KHO)
+    scan = _Scan(memory)
+    seen = 0
+    for paddr, chunk in memory.data_chunks(SCAN_BYTES, 0):
+        skip = -paddr % 8
+        words = np.frombuffer(chunk[skip : skip + (len(chunk) - skip) // 8 * 8], dtype="<u8")
+        # Plain integers: an address may be beyond what numpy's signed ones hold.
+        start = paddr + skip
+        scan.look_at_fdts([start + 8 * at for at in _fdt_headers(words).tolist()])
+        types = np.flatnonzero(words == entry).tolist()
+        scan.look_at_setup_data([start + 8 * at - 8 for at in types])
+        progress(len(chunk))
+        seen += len(chunk)
+        if limit is not None and seen >= limit:
+            break
+    return scan.result()
+
+
+def _fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Which of some memory's words begin a device tree, as far as its header tells."""
+    import numpy as np
+
+    cells = words.view("<u4")
+    magic = np.uint32(int.from_bytes(FDT_MAGIC_BYTES, "little"))
+    found = np.flatnonzero(cells[::2] == magic)
+    size = cells[2 * found + 1].byteswap()
+    # The version of a header that goes on in the next piece is not looked at.
+    version = np.append(cells, np.zeros(6, dtype=cells.dtype))[2 * found + 5].byteswap()
+    inside = 2 * found + 5 < len(cells)
+    return found[(size >= 40) & (size <= MAX_BOOT_FDT) & (~inside | (version >= 17))]
+
+
+def find_bytes(memory: PhysicalMemory, needle: bytes) -> Iterator[PhysAddr]:
+    """Physical addresses at which ``needle`` stands in stored memory, lowest first per segment."""
+    for paddr, chunk in memory.data_chunks(SCAN_BYTES, len(needle) - 1):
+        data = bytes(chunk)
+        at = data.find(needle)
+        while at >= 0:
+            yield paddr + at
+            at = data.find(needle, at + 1)
+
+
+def find_copies(memory: PhysicalMemory, prefix: bytes) -> list[FoundFdt]:
+    """Whole KHO root FDTs that start with ``prefix``, wherever they stand, best first."""
+    scan = _Scan(memory)
+    for paddr in find_bytes(memory, prefix):
+        found = scan.root_at(paddr)
+        if found is not None:
+            scan.fdts.append(found)
+    return sorted(scan.fdts, key=lambda one: one.rank)
+
+
+def read_root(memory: PhysicalMemory, paddr: PhysAddr) -> FoundFdt | None:
+    """The KHO root FDT at ``paddr``, None when there is none."""
+    return _Scan(memory).root_at(paddr)
+
+
+class _Scan:
+    """What was found so far, and what may still be looked at."""
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self.memory = memory
+        self.fdts: list[FoundFdt] = []
+        self.pointers: list[Pointer] = []
+        self.passed_over = 0
+        self.left = MAX_EXAMINED
+        self.tokens = fdt.Tokens(MAX_TOKENS)
+        self.boot_fdts = 0
+
+    def result(self) -> Located:
+        """Everything found, each FDT with what points to it."""
+        sources: dict[PhysAddr, list[str]] = {}
+        for pointer in self.pointers:
+            sources.setdefault(pointer.fdt, []).append(pointer.source)
+        named = [
+            replace(found, pointers=tuple(sources.get(found.paddr, ()))) for found in self.fdts
+        ]
+        ranked = sorted(named, key=lambda found: found.rank)
+        return Located(tuple(ranked), tuple(self.pointers), self.passed_over)
+
+    def look_at_fdts(self, paddrs: Sequence[PhysAddr]) -> None:
+        for at, paddr in enumerate(paddrs):
+            if self.left <= 0 or not self.tokens.left:
+                self.passed_over += len(paddrs) - at
+                return
+            found = self.root_at(paddr)
+            if found is not None:
+                self.fdts.append(found)
+            else:
+                self.look_at_boot_fdt(paddr)
+
+    def look_at_setup_data(self, paddrs: Sequence[PhysAddr]) -> None:
+        room = max(0, MAX_POINTERS - len(self.pointers))
+        self.passed_over += max(0, len(paddrs) - room)
+        found = (_read_setup_data(self.memory, paddr) for paddr in paddrs[:room])
+        self.pointers += filter(None, found)
+
+    def root_at(self, paddr: PhysAddr) -> FoundFdt | None:
+        """The KHO root FDT at ``paddr``; the trees of the first ones are looked into."""
+        data = self.read(paddr, MAX_ROOT_FDT)
+        # Parsing every decoy would take longer than the scan. An ABI that is known begins so.
+        if data is None or not (MAP_PROPERTY.encode() in data or b"kho-v" in data):
+            return None
+        root = self.parse(data)
+        if root is None or (
+            root.prop(MAP_PROPERTY) is None and find_abi(root.string("compatible") or "") is None
+        ):
+            return None
+        memory_map = root.u64(MAP_PROPERTY)
+        valid, preserved = False, False
+        if len(self.fdts) < MAX_JUDGED and memory_map:
+            valid, preserved = _judge_tree(self.memory, root, memory_map, paddr)
+        aligned = paddr % (1 << min(PAGE_SHIFTS.values())) == 0
+        return FoundFdt(paddr, data, root, memory_map, aligned, valid, preserved)
+
+    def look_at_boot_fdt(self, paddr: PhysAddr) -> None:
+        data = self.read(paddr, MAX_BOOT_FDT)
+        if data is None or b"linux,kho-fdt\0" not in data or self.boot_fdts >= MAX_JUDGED:
+            return
+        self.boot_fdts += 1
+        root = self.parse(data)
+        where = Extent(paddr, paddr + len(data))
+        pointer = root and chosen_pointer(root, f"boot FDT at {paddr:#x}", where)
+        if pointer:
+            self.pointers.append(pointer)
+
+    def read(self, paddr: PhysAddr, limit: int) -> bytes | None:
+        """The device tree at ``paddr``, as far as its header tells, with up to ``limit`` bytes."""
+        try:
+            size = fdt.total_size(self.memory.read(paddr, 8))
+            if size is None or size > limit:
+                return None
+            self.left -= max(size, 4096)
+            return bytes(self.memory.read(paddr, size))
+        except MissingMemoryError:
+            return None
+
+    def parse(self, data: bytes) -> FdtNode | None:
+        self.tokens.left = max(0, self.tokens.left - PARSING)
+        try:
+            return fdt.parse(data, tokens=self.tokens)
+        except FdtError:
+            self.passed_over += not self.tokens.left
+            return None
+
+
+def _judge_tree(
+    memory: PhysicalMemory, root: FdtNode, memory_map: PhysAddr, paddr: PhysAddr
+) -> tuple[bool, bool]:
+    """Whether the map reads well, and whether it records the page at ``paddr``."""
+    abi = find_abi(root.string("compatible") or "")
+    if abi is None:
+        return False, False
+    blobs = [node.u64(abi.blob_property) for node in root.children[:MAX_WITNESSES]]
+    evidence = find_page_size(memory, abi, memory_map, [at for at in blobs if at])
+    best = evidence.best
+    if not (best.aligned and best.good and not best.bad):
+        return False, False
+    if abi.radix:
+        return True, preserved_order(memory, best.geometry, memory_map, paddr) is not None
+    _, preserved = walk_chunks(memory, best.geometry, memory_map, FaultLog())
+    return True, preserved.covers(paddr, 1)
+
+
+def chosen_pointer(root: FdtNode, source: str, where: Extent = NOWHERE) -> Pointer | None:
+    """What ``/chosen`` of an arm64 boot device tree says of a handover, None when nothing."""
+    chosen = root.child("chosen")
+    region = chosen and _cells(root, chosen.prop("linux,kho-fdt"))
+    scratch = (chosen and _cells(root, chosen.prop("linux,kho-scratch"))) or NOWHERE
+    return Pointer(source, where, region.start, scratch) if region else None
+
+
+def _cells(root: FdtNode, data: bytes | None) -> Extent | None:
+    """Address and size, big-endian, by the root's #address-cells and #size-cells."""
+    widths = []
+    for name in ("#address-cells", "#size-cells"):
+        raw = root.prop(name) or b"\0\0\0\2"
+        widths.append(4 * int.from_bytes(raw, "big"))
+    if data is None or len(data) != sum(widths):
+        return None
+    start = int.from_bytes(data[: widths[0]], "big")
+    return Extent(start, start + int.from_bytes(data[widths[0] :], "big"))
+
+
+def _read_setup_data(memory: PhysicalMemory, paddr: PhysAddr) -> Pointer | None:
+    """A setup_data entry of type SETUP_KEXEC_KHO, None where it cannot be one."""
+    if paddr < 0:
+        return None
+    try:
+        raw = memory.read(paddr, setup_data.sizeof() + kho_data.sizeof())
+    except MissingMemoryError:
+        return None
+    data = parse_record(kho_data, raw[setup_data.sizeof() :])
+    table = Extent(data.scratch_addr, data.scratch_addr + data.scratch_size)
+    where = Extent(paddr, paddr + len(raw))
+    return Pointer(f"setup_data at {paddr:#x}", where, data.fdt_addr, table)

@@ -1,0 +1,58 @@
+"""The scratch table that something in the dump, or a boot DTB, points to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from kho_inspect import fdt
+from kho_inspect.errors import FdtError, MissingMemoryError
+from kho_inspect.layouts.setup_data import kho_scratch
+from kho_inspect.layouts.views import parse_record
+from kho_inspect.limits import DEFAULT_LIMITS
+from kho_inspect.locate.scan import Pointer, chosen_pointer
+from kho_inspect.memory.files import read_head
+from kho_inspect.model.handover import Scratch
+from kho_inspect.units import Extent
+
+if TYPE_CHECKING:
+    from kho_inspect.memory import PhysicalMemory
+
+MAX_ENTRIES = 1024
+
+
+def read_scratch(memory: PhysicalMemory, pointers: Iterable[Pointer]) -> Scratch | None:
+    """The first table that is stored and has not been zeroed since; None when there is none."""
+    for pointer in pointers:
+        entries = _read_table(memory, pointer.scratch)
+        if entries:
+            return Scratch(entries, pointer.source, pointer.scratch)
+    return None
+
+
+def boot_dtb_pointer(path: str, limit: int = DEFAULT_LIMITS.fdt) -> Pointer | None:
+    """What ``/chosen`` of the boot DTB in a file points to, None when it names no handover.
+
+    ``limit`` is the most bytes that it may have.
+
+    Raises UnreadableInputError or FdtError for a file that is no device tree.
+    """
+    data = read_head(path, limit)
+    try:
+        return chosen_pointer(fdt.parse(data, source=path, limit=limit), f"/chosen of {path}")
+    except FdtError as error:
+        raise FdtError(f"{path}: {error.message}", offset=error.offset, source=path) from error
+
+
+def _read_table(memory: PhysicalMemory, table: Extent) -> tuple[tuple[int, int], ...]:
+    step = kho_scratch.sizeof()
+    try:
+        raw = memory.read(table.start, min(table.size, MAX_ENTRIES * step))
+    except MissingMemoryError:
+        return ()
+    if not any(raw):
+        return ()
+    records = [
+        parse_record(kho_scratch, raw[at : at + step]) for at in range(0, len(raw) - step + 1, step)
+    ]
+    return tuple((record.addr, record.size) for record in records)

@@ -1,0 +1,1 @@
+"""What was found, as frozen values: no I/O, nothing decided."""

@@ -1,0 +1,53 @@
+"""A device tree as it stands in a blob: raw property bytes, duplicates kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FdtProp:
+    """A property with its raw bytes, exactly as they stand in the blob."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FdtNode:
+    """A device tree node; duplicates are kept, order is the blob's."""
+
+    name: str
+    props: tuple[FdtProp, ...]
+    children: tuple[FdtNode, ...]
+
+    def prop(self, name: str) -> bytes | None:
+        """Raw bytes of the first property of that name, None when absent."""
+        return next((prop.data for prop in self.props if prop.name == name), None)
+
+    def child(self, name: str) -> FdtNode | None:
+        """The first child of that name, None when absent."""
+        return next((child for child in self.children if child.name == name), None)
+
+    def string(self, name: str) -> str | None:
+        """The first NUL-terminated string of a property, None when absent.
+
+        Bytes that are not UTF-8 come out as ``\\xNN``.
+        """
+        data = self.prop(name)
+        return None if data is None else text_of(data.split(b"\0")[0])
+
+    def u64(self, name: str) -> int | None:
+        """A native- (little-)endian u64 property; None when absent or not 8 bytes long."""
+        data = self.prop(name)
+        return int.from_bytes(data, "little") if data is not None and len(data) == 8 else None
+
+    def u32(self, name: str) -> int | None:
+        """A native- (little-)endian u32 property; None when absent or not 4 bytes long."""
+        data = self.prop(name)
+        return int.from_bytes(data, "little") if data is not None and len(data) == 4 else None
+
+
+def text_of(data: bytes) -> str:
+    """Bytes from a dump as text, without loss: what is not UTF-8 becomes ``\\xNN``."""
+    return data.decode("utf-8", "backslashreplace")

@@ -1,0 +1,129 @@
+"""What was found in a handover: frozen dataclasses, no I/O.
+
+Physical addresses and sizes are in bytes, ``pfn`` and interval arrays in pages of the
+handover's own page size. Arrays are numpy int64 or uint64, never lists of pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.units import Extent, PhysAddr
+
+if TYPE_CHECKING:
+    from kho_inspect.abi import Abi
+    from kho_inspect.geometry import PageGeometry
+    from kho_inspect.model.claims import Claim, Ownership
+    from kho_inspect.model.contents import Content
+    from kho_inspect.model.faults import Fault
+    from kho_inspect.model.map import ChunkList, RadixTree
+    from kho_inspect.model.preserved import Preserved
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The memory dump and how it was read."""
+
+    path: str
+    format: str
+    size: int
+    """File size in bytes."""
+    page_size: int
+    page_size_reason: str
+    declared: tuple[Extent, ...]
+    """Physical memory that the dump says exists."""
+    stored: tuple[Extent, ...]
+    """Physical memory whose bytes are in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootFdt:
+    """The KHO root device tree (``kho.dtb``)."""
+
+    path: str
+    compatible: str
+    """As written; ``abi`` is what it was read as."""
+    abi: Abi
+    assumed: bool
+    """The ABI was given by the user, not recognised."""
+    known: bool
+    """False: nobody knows the string, ``abi`` is only the nearest, and nothing was walked."""
+    memory_map: PhysAddr | None
+    """None when the property is missing or not 8 bytes."""
+    size: int
+    """totalsize, bytes."""
+    data: bytes = field(repr=False)
+    """The whole FDT."""
+    root: FdtNode = field(repr=False)
+    recovered: bool
+    """The file was truncated; the whole FDT was found in the dump at ``paddr``."""
+    recovery: str | None
+    """How it was recovered, for people."""
+    paddr: PhysAddr | None
+    """Where it stands in memory, where known."""
+    boot_dtb: str | None = None
+    """The boot DTB whose /chosen led to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One sub-node of the root FDT and the data that it points to."""
+
+    name: str
+    paddr: PhysAddr | None
+    """None when the property is missing or mis-sized."""
+    size: int | None
+    """Bytes; None when unknown."""
+    stored: bool
+    """Every byte is in the dump."""
+    preserved: bool
+    """Every byte lies in preserved memory."""
+    sha256: str | None
+    """None when the bytes are not in the dump."""
+    kind: str
+    """``fdt``, ``data``, or the name of the decoder that knew it."""
+    data: bytes | memoryview = field(repr=False)
+    fdt: FdtNode | None = field(repr=False)
+    """The blob as a device tree, when it is one."""
+    content: Content | None = field(default=None, repr=False)
+    """The blob decoded, when its kind is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """The scratch areas that the next kernel allocates from before it knows of the handover."""
+
+    entries: tuple[tuple[PhysAddr, int], ...]
+    """``struct kho_scratch``: address and size in bytes, as written."""
+    source: str
+    """Where it was learnt, for people."""
+    table: Extent | None
+    """The array in memory, where there is one."""
+
+    @property
+    def areas(self) -> tuple[Extent, ...]:
+        """The entries that are areas at all."""
+        return tuple(
+            Extent(addr, addr + size)
+            for addr, size in self.entries
+            if size and addr + size <= 1 << 64
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Everything that was read of one handover."""
+
+    source: Source
+    fdt: RootFdt
+    geometry: PageGeometry
+    tree: RadixTree | ChunkList | None
+    """None when the map property leads nowhere."""
+    preserved: Preserved
+    blobs: tuple[Blob, ...]
+    claims: tuple[Claim, ...] = field(repr=False)
+    """The memory that every structure followed stands in."""
+    ownership: Ownership
+    faults: tuple[Fault, ...]

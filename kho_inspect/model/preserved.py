@@ -1,0 +1,165 @@
+"""Preserved memory: all blocks as runs of page frames per order.
+
+Arrays are numpy int64 page frames, never lists of pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from kho_inspect.units import Extent, PhysAddr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kho_inspect.intervals import I64, Intervals
+
+
+MAX_PAGES_LISTED = 1 << 26
+"""Page frames up to which a byte for each is spent on finding blocks: 256 GiB of 4K pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One preserved block: ``1 << order`` pages from ``paddr``, naturally aligned."""
+
+    paddr: PhysAddr
+    order: int
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Preserved:
+    """All preserved blocks, as runs: per order, merged intervals of page frames."""
+
+    page_shift: int
+    runs: Mapping[int, Intervals]
+    """order → (start_pfn, end_pfn), sorted; every bound a multiple of ``1 << order``."""
+
+    @cached_property
+    def orders(self) -> dict[int, int]:
+        """Number of blocks per order, orders without blocks left out."""
+        return {
+            order: int((ends - starts).sum()) >> order
+            for order, (starts, ends) in sorted(self.runs.items())
+        }
+
+    @cached_property
+    def blocks(self) -> int:
+        """Number of preserved blocks (keys in the tree)."""
+        return sum(self.orders.values())
+
+    @cached_property
+    def bytes(self) -> int:
+        """Sum of the blocks' sizes in bytes (an overlap between orders counts twice)."""
+        return sum(count << (order + self.page_shift) for order, count in self.orders.items())
+
+    @cached_property
+    def merged(self) -> Intervals:
+        """Maximal page-frame extents over all orders, sorted and disjoint."""
+        from kho_inspect import intervals
+
+        return intervals.union(self.runs.values())
+
+    def extents(self) -> Iterator[Extent]:
+        """:attr:`merged` as byte extents, one at a time."""
+        from kho_inspect import intervals
+
+        return intervals.extents(self.merged, self.page_shift)
+
+    def covers(self, paddr: PhysAddr, size: int) -> bool:
+        """Whether every one of ``size`` bytes from ``paddr`` is preserved."""
+        from kho_inspect import intervals
+
+        end = -(-(paddr + max(size, 1)) >> self.page_shift)
+        return end < 1 << 62 and intervals.covers(self.merged, paddr >> self.page_shift, end)
+
+    @cached_property
+    def _runs_by_start(self) -> tuple[I64, I64, NDArray[np.int8]]:
+        """The runs of all orders by address, and their orders."""
+        import numpy as np
+
+        none = np.empty(0, dtype=np.int64)
+        starts = np.concatenate([none, *(starts for starts, _ in self.runs.values())])
+        ends = np.concatenate([none, *(ends for _, ends in self.runs.values())])
+        counts = [len(starts) for starts, _ in self.runs.values()]
+        orders = np.repeat(np.array(list(self.runs), dtype=np.int8), counts)
+        if len(self.runs) < 2:
+            return starts, ends, orders
+        by_start = np.argsort(starts, kind="stable")
+        return starts[by_start], ends[by_start], orders[by_start]
+
+    @cached_property
+    def overlapping(self) -> bool:
+        """Whether blocks of different orders lie over each other: a fault in itself."""
+        starts, ends, _ = self._runs_by_start
+        return bool((starts[1:] < ends[:-1]).any())
+
+    @cached_property
+    def _order_of_page(self) -> NDArray[np.int8] | None:
+        """Order of the block of every page frame, -1 for none; None where that is not worth it."""
+        import numpy as np
+
+        starts, ends, orders = self._runs_by_start
+        if not len(ends) or ends[-1] > min(MAX_PAGES_LISTED, 256 * int((ends - starts).sum())):
+            return None
+        change = np.zeros(int(ends[-1]) + 1, dtype=np.int8)
+        change[starts] = orders + 1
+        change[ends] -= orders + 1
+        np.cumsum(change, out=change)
+        change -= 1
+        return change
+
+    def orders_holding(self, pfns: I64) -> NDArray[np.int8] | None:
+        """Order of the block that holds each page frame, -1 where none does.
+
+        None when blocks overlap, so that there is no such thing.
+        """
+        import numpy as np
+
+        if self.overlapping:
+            return None
+        starts, ends, orders = self._runs_by_start
+        if not len(starts):
+            return np.full(len(pfns), -1, dtype=np.int8)
+        if self._order_of_page is not None:
+            # Beyond the last run there is nothing, as the list's last entry says.
+            return self._order_of_page[np.minimum(pfns, len(self._order_of_page) - 1)]
+        at = np.searchsorted(starts, pfns, side="right") - 1
+        return np.where((at >= 0) & (pfns < ends[at]), orders[at], np.int8(-1))
+
+    def orders_at(self, pfns: I64) -> NDArray[np.int8]:
+        """Order of the block that starts at each page frame, -1 where none does.
+
+        Where blocks of several orders start there (a fault in itself) the highest is given.
+        """
+        import numpy as np
+
+        held = self.orders_holding(pfns)
+        if held is not None:
+            head = pfns & ((np.int64(1) << np.maximum(held, 0)) - 1) == 0
+            return np.where(head, held, np.int8(-1))
+        found = np.full(len(pfns), -1, dtype=np.int8)
+        for order, (starts, ends) in sorted(self.runs.items()):
+            at = np.searchsorted(starts, pfns, side="right") - 1
+            inside = (at >= 0) & (pfns < ends[np.maximum(at, 0)])
+            found[inside & (pfns & ((1 << order) - 1) == 0)] = order
+        return found
+
+    def blocks_at(self, paddr: PhysAddr) -> list[Block]:
+        """The preserved blocks that hold the byte at ``paddr`` (several only when they overlap)."""
+        from kho_inspect import intervals
+
+        pfn = paddr >> self.page_shift
+        found = []
+        for order, runs in sorted(self.runs.items()):
+            if intervals.covers(runs, pfn, pfn + 1):
+                start = pfn >> order << order
+                found.append(Block(start << self.page_shift, order, 1 << (order + self.page_shift)))
+        return found

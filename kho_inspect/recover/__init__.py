@@ -1,0 +1,1 @@
+"""Taking content out of a dump: selectors, extraction, packing."""

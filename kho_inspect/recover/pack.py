@@ -1,0 +1,268 @@
+"""Packing a handover into a small ELF64 core: what a report reads, and nothing else.
+
+RAM that is left out stays declared, so that "not stored" is what it reads as. Contents of files
+and regions are left out unless asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from kho_inspect import __version__, intervals
+from kho_inspect.errors import KhoError
+from kho_inspect.layouts import elf
+from kho_inspect.locate.scan import Pointer
+from kho_inspect.memory.elf_core import MAX_SEGMENTS
+from kho_inspect.model.map import RadixTree
+from kho_inspect.recover.atomic import atomic_file
+from kho_inspect.units import Extent
+
+if TYPE_CHECKING:
+    from kho_inspect.intervals import Intervals
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.model.handover import Handover
+
+NOTE_NAME = b"KHO-INSPECT\0"
+NOTE_TYPE = 1
+"""Ours: the provenance, as JSON."""
+
+CONTENT = frozenset({"folio", "region"})
+"""Kinds of claims that no report reads. Test folios are read: they have a checksum."""
+
+CHUNK = 4 << 20
+_BATCH = 1 << 16
+"""Pages that are looked at at a time."""
+_ALIGN = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a packed file holds."""
+
+    stored: tuple[Extent, ...]
+    declared: tuple[Extent, ...]
+    note: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory in it."""
+        return sum(extent.size for extent in self.stored)
+
+
+def plan(
+    memory: PhysicalMemory,
+    handover: Handover,
+    pointers: list[Pointer],
+    *,
+    content: bool = False,
+) -> Plan:
+    """Choose the pages: FDT, map, blobs, every structure followed, and what points to it all."""
+    shift = handover.geometry.shift
+    pieces: list[Intervals] = [_map_pages(handover)]
+    pieces += [(claim.starts, claim.ends) for claim in handover.claims if claim.what not in CONTENT]
+    if content:
+        pieces.append(handover.preserved.merged)
+    for pointer in pointers:
+        for extent in (pointer.where, pointer.scratch):
+            pair = (extent.start >> shift, -(-extent.end >> shift))
+            pieces.append(intervals.from_pairs([pair]))
+    wanted = intervals.merge(
+        np.concatenate([starts for starts, _ in pieces]),
+        np.concatenate([ends for _, ends in pieces]),
+    )
+    stored = _stored_part(memory, wanted, shift)
+    return Plan(tuple(stored), memory.declared, _provenance(memory, handover))
+
+
+def _map_pages(handover: Handover) -> Intervals:
+    """The pages that the preserved-memory map stands in."""
+    tree, shift = handover.tree, np.uint64(handover.geometry.shift)
+    paddrs = [np.empty(0, dtype=np.uint64)]
+    if isinstance(tree, RadixTree):
+        paddrs += [level.paddr for level in tree.levels]
+    elif tree is not None:
+        paddrs.append(np.array([chunk.paddr for chunk in tree.chunks], dtype=np.uint64))
+        paddrs += [chunk.bitmap for chunk in tree.chunks]
+    pfns = (np.concatenate(paddrs) >> shift).astype(np.int64)
+    return pfns, pfns + 1
+
+
+def _stored_part(memory: PhysicalMemory, pages: Intervals, shift: int) -> Iterator[Extent]:
+    """The parts of some pages that the dump itself holds."""
+    stored = intervals.merge(
+        *intervals.from_pairs(
+            (-(-extent.start >> shift), extent.end >> shift) for extent in memory.stored
+        )
+    )
+    held = intervals.intersect(pages, stored)
+    # A dump may hold pages that are damaged: they cost themselves, and nothing else.
+    bad = [intervals.empty()[0]]
+    for pfns in intervals.points(held, _BATCH):
+        paddrs = pfns.astype(np.uint64) << np.uint64(shift)
+        bad.append(pfns[~memory.stored_mask(paddrs, 1 << shift)])
+    damaged = np.concatenate(bad)
+    yield from intervals.extents(
+        intervals.subtract(held, intervals.merge(damaged, damaged + 1)), shift
+    )
+
+
+def _provenance(memory: PhysicalMemory, handover: Handover) -> bytes:
+    """Where a packed file came from; one that was packed before keeps its own."""
+    kept = _own_note(memory)
+    if kept is not None:
+        return kept
+    facts = {
+        "packed_by": f"kho-inspect {__version__}",
+        "source": Path(memory.path).name,
+        "source_format": memory.format,
+        "source_size": memory.size,
+        "compatible": handover.fdt.compatible,
+        "fdt": None if handover.fdt.paddr is None else hex(handover.fdt.paddr),
+        "page_size": handover.geometry.page_size,
+    }
+    return json.dumps(facts).encode()
+
+
+def _own_note(memory: PhysicalMemory) -> bytes | None:
+    if memory.format != "elf":
+        return None
+    with Path(memory.path).open("rb") as file:
+        header = elf.elf64_ehdr.parse(file.read(elf.elf64_ehdr.sizeof()))
+        file.seek(header.e_phoff)
+        first = elf.elf64_phdr.parse(file.read(elf.elf64_phdr.sizeof()))
+        if first.p_type != elf.PT_NOTE or first.p_filesz > CHUNK:
+            return None
+        file.seek(first.p_offset)
+        raw = file.read(first.p_filesz)
+    size = elf.elf64_nhdr.sizeof()
+    if len(raw) < size:
+        return None
+    note = elf.elf64_nhdr.parse(raw[:size])
+    if raw[size : size + note.n_namesz] != NOTE_NAME:
+        return None
+    start = size + _aligned(note.n_namesz, 4)
+    return raw[start : start + note.n_descsz]
+
+
+def write_packed(
+    memory: PhysicalMemory,
+    packed: Plan,
+    path: Path,
+    progress: Callable[[int], None] = lambda size: None,
+) -> int:
+    """Write the ELF core; returns its size in bytes. Raises KhoError."""
+    with atomic_file(path) as file:
+        _write(memory, packed, file, progress)
+        return file.tell()
+
+
+def _write(
+    memory: PhysicalMemory, packed: Plan, file: BinaryIO, progress: Callable[[int], None]
+) -> None:
+    note = elf.elf64_nhdr.build(
+        {"n_namesz": len(NOTE_NAME), "n_descsz": len(packed.note), "n_type": NOTE_TYPE}
+    )
+    note += NOTE_NAME + packed.note.ljust(_aligned(len(packed.note), 4), b"\0")
+    segments = list(_segments(packed))
+    phnum = len(segments) + 1
+    if phnum > MAX_SEGMENTS:
+        raise KhoError(
+            f"{phnum:,} separate runs of pages: more than the {MAX_SEGMENTS:,} segments that are "
+            "read back",
+            hint="without --content the handover's structures alone are packed",
+        )
+    extended = phnum >= elf.PN_XNUM
+    note_offset = elf.elf64_ehdr.sizeof() + phnum * elf.elf64_phdr.sizeof()
+    shoff = _aligned(note_offset + len(note), 8)
+    end = shoff + elf.elf64_shdr.sizeof() if extended else note_offset + len(note)
+    offset = _aligned(end, _ALIGN)
+    file.write(_ehdr(elf.PN_XNUM if extended else phnum, shoff if extended else 0))
+    file.write(_phdr(elf.PT_NOTE, note_offset, 0, len(note), len(note)))
+    for extent, filesz in segments:
+        file.write(_phdr(elf.PT_LOAD, offset, extent.start, filesz, extent.size))
+        offset += filesz
+    file.write(note)
+    if extended:
+        file.write(b"\0" * (shoff - file.tell()) + _shdr(phnum))
+    file.write(b"\0" * (_aligned(file.tell(), _ALIGN) - file.tell()))
+    for extent, filesz in segments:
+        for at in range(0, filesz, CHUNK):
+            size = min(CHUNK, filesz - at)
+            file.write(memory.read(extent.start + at, size))
+            progress(size)
+
+
+def _segments(packed: Plan) -> Iterator[tuple[Extent, int]]:
+    """``(memory, bytes stored of it)``: each stored run reaches up to the next one."""
+    at = 0
+    for declared in packed.declared:
+        first = at
+        while at < len(packed.stored) and packed.stored[at].start < declared.end:
+            at += 1
+        inside = packed.stored[first:at]
+        bounds = [*(extent.start for extent in inside), declared.end]
+        if declared.start < bounds[0]:
+            yield Extent(declared.start, bounds[0]), 0
+        for extent, bound in zip(inside, bounds[1:], strict=True):
+            yield Extent(extent.start, bound), extent.size
+
+
+def _ehdr(phnum: int, shoff: int) -> bytes:
+    built: bytes = elf.elf64_ehdr.build(
+        {
+            "e_ident": {
+                "magic": b"\x7fELF",
+                "ei_class": elf.ELFCLASS64,
+                "ei_data": elf.ELFDATA2LSB,
+                "ei_version": 1,
+                "ei_osabi": 0,
+                "ei_pad": bytes(8),
+            },
+            "e_type": elf.ET_CORE,
+            "e_machine": 0,
+            "e_version": 1,
+            "e_entry": 0,
+            "e_phoff": elf.elf64_ehdr.sizeof(),
+            "e_shoff": shoff,
+            "e_flags": 0,
+            "e_ehsize": elf.elf64_ehdr.sizeof(),
+            "e_phentsize": elf.elf64_phdr.sizeof(),
+            "e_phnum": phnum,
+            "e_shentsize": elf.elf64_shdr.sizeof() if shoff else 0,
+            "e_shnum": 1 if shoff else 0,
+            "e_shstrndx": 0,
+        }
+    )
+    return built
+
+
+def _phdr(kind: int, offset: int, paddr: int, filesz: int, memsz: int) -> bytes:
+    built: bytes = elf.elf64_phdr.build(
+        {
+            "p_type": kind,
+            "p_flags": 4,
+            "p_offset": offset,
+            "p_vaddr": paddr,
+            "p_paddr": paddr,
+            "p_filesz": filesz,
+            "p_memsz": memsz,
+            "p_align": 4 if kind == elf.PT_NOTE else 0,
+        }
+    )
+    return built
+
+
+def _shdr(phnum: int) -> bytes:
+    fields = dict.fromkeys((field.name for field in elf.elf64_shdr.subcons), 0)
+    built: bytes = elf.elf64_shdr.build({**fields, "sh_info": phnum})
+    return built
+
+
+def _aligned(value: int, to: int) -> int:
+    return -(-value // to) * to

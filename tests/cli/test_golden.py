@@ -1,0 +1,72 @@
+"""What people see, to the letter; ``KHO_UPDATE_GOLDEN=1`` in the environment rewrites the files."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.support.cli import DTB, DUMP, OUT_DTB, REPO, kho_inspect
+
+V1, V1_DTB = "samples/x86_64-kho-v1.elf", "samples/x86_64-kho-v1.dtb"
+GOLDEN = REPO / "tests" / "golden"
+
+CASES: dict[str, tuple[int, list[str]]] = {
+    "show": (80, [DUMP, DTB]),
+    "show-wide": (200, [DUMP, DTB]),
+    "show-recovered": (80, ["show", DUMP, OUT_DTB]),
+    "show-json": (80, [DUMP, DTB, "--json"]),
+    "check": (80, ["check", DUMP, DTB]),
+    "check-json": (80, ["check", DUMP, DTB, "--json"]),
+    "check-scratch": (80, ["check", DUMP, DTB, "--scratch", "0x6f0000+0x10000"]),
+    "check-target": (80, ["check", DUMP, DTB, "--target", "linux-7.3"]),
+    "check-github": (80, ["check", DUMP, DTB, "--target", "linux-7.3", "--format", "github"]),
+    "check-junit": (80, ["check", DUMP, DTB, "--target", "linux-7.3", "--format", "junit"]),
+    "check-sarif": (80, ["check", DUMP, DTB, "--target", "linux-7.3", "--format", "sarif"]),
+    "expect": (80, ["expect", DUMP, DTB]),
+    "explain": (80, ["explain", "KHO201", "KHO303"]),
+    "explain-json": (80, ["explain", "KHO303", "--json"]),
+    "tree": (80, ["tree", DUMP, DTB]),
+    "tree-full": (80, ["tree", DUMP, DTB, "--full"]),
+    "tree-json": (80, ["tree", DUMP, DTB, "--json"]),
+    "ranges": (80, ["ranges", DUMP, DTB]),
+    "ranges-by-order": (80, ["ranges", DUMP, DTB, "--by-order", "--limit", "5"]),
+    "ranges-json": (80, ["ranges", DUMP, DTB, "--order", "1", "--json"]),
+    "blobs": (80, ["blobs", DUMP, DTB]),
+    "blobs-hexdump": (80, ["blobs", DUMP, DTB, "LUO", "--hexdump"]),
+    "blobs-json": (80, ["blobs", DUMP, DTB, "kho_test", "--json"]),
+    "owners": (80, ["owners", DUMP, DTB]),
+    "owners-json": (80, ["owners", DUMP, DTB, "--json"]),
+    "ranges-owners": (80, ["ranges", DUMP, DTB, "--owners"]),
+    "addr": (80, ["addr", DUMP, DTB, "0x6d3010", "0x6f1000", "0x100000", "0x4a9000", "0x719004"]),
+    "addr-json": (80, ["addr", DUMP, DTB, "0x719004", "--json"]),
+    "show-v1": (80, [V1, V1_DTB]),
+    "tree-v1": (80, ["tree", V1, V1_DTB]),
+    "tree-v1-json": (80, ["tree", V1, V1_DTB, "--json"]),
+    "addr-v1": (80, ["addr", V1, V1_DTB, "0x508000"]),
+    "locate": (80, ["locate", DUMP]),
+    "show-located": (80, [DUMP]),
+    "help": (80, ["--help"]),
+    "help-show": (80, ["show", "--help"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_output_and_exit_status(name: str) -> None:
+    columns, args = CASES[name]
+    result = kho_inspect(*args, columns=columns)
+    assert result.stderr == ""
+    seen = f"$ kho-inspect {' '.join(args)}\n{result.stdout}$ echo $?\n{result.status}\n"
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("KHO_UPDATE_GOLDEN"):
+        path.write_text(seen)
+    assert seen == path.read_text()
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_no_line_is_wider_than_the_terminal(name: str) -> None:
+    columns, args = CASES[name]
+    if "--json" in args or "--format" in args:
+        pytest.skip("for machines")
+    lines = kho_inspect(*args, columns=columns).stdout.splitlines()
+    assert [line for line in lines if len(line) > columns] == []

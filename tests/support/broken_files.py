@@ -1,0 +1,118 @@
+"""Broken images for KHO518 to KHO530, the memfds; see ``broken``."""
+
+from __future__ import annotations
+
+import struct
+
+from tests.support.broken_base import BEYOND, Seen, Table
+from tests.support.reference import PAGE, Reference
+
+broken = FILES = Table()
+
+DIRTY, UPTODATE = 1 << 52, 1 << 53
+
+
+def folio(it: Reference, code: int, pfn: int, flags: int = DIRTY | UPTODATE) -> None:
+    """Overwrite the second entry of a folio table."""
+    it.image.write_u64(it.memfds[code].table[0] + 16, pfn | flags)
+
+
+@broken("KHO518", "error", "LUO/memfds/518", blind=True)
+def descriptor_unreadable(it: Reference) -> Seen:
+    file = it.memfds[518]
+    it.image.write_u64(file.entry + 48, BEYOND)
+    return Seen(BEYOND, file.path, "memfd descriptor: 48 bytes at 0x101000000")
+
+
+@broken("KHO519", "error", "LUO/memfds/519")
+def seals_unknown(it: Reference) -> Seen:
+    file = it.memfds[519]
+    it.image.write(file.descriptor + 16, struct.pack("<I", 0x81))
+    return Seen(file.descriptor, file.path, "are 0x81, of which 0x80 is unknown")
+
+
+@broken("KHO520", "error", "LUO/memfds/520")
+def flags_unknown(it: Reference) -> Seen:
+    file = it.memfds[520]
+    it.image.write(file.descriptor + 20, struct.pack("<I", 4))
+    return Seen(file.descriptor, file.path, "flags of file 0x520 are 0x4, should be 0")
+
+
+@broken("KHO521", "error", "LUO/memfds/521", blind=True)
+def folios_beyond_table(it: Reference) -> Seen:
+    file = it.memfds[521]
+    it.image.write(file.descriptor + 32, bytes(16))
+    return Seen(None, file.path, "nr_folios 2, its table gives 0")
+
+
+@broken("KHO522", "error", "LUO/memfds/522")
+def folio_unpreserved(it: Reference) -> Seen:
+    file = it.memfds[522]
+    it.clear(file.folios[1])
+    return Seen(file.folios[1], f"{file.owner} / folio 1", "is not preserved")
+
+
+@broken("KHO523", "error", "LUO/memfds/523")
+def folio_not_head(it: Reference) -> Seen:
+    file = it.memfds[523]
+    pfn = (file.folios[0] >> 12) + 1
+    it.image.write_u64(file.table[0], pfn | DIRTY | UPTODATE)
+    return Seen(pfn << 12, f"{file.owner} / folio 0", "lies inside a preserved block")
+
+
+@broken("KHO524", "warning", "LUO/memfds/524")
+def folio_pfn_zero(it: Reference) -> Seen:
+    file = it.memfds[524]
+    it.clear(file.folios[1])
+    folio(it, 524, 0)
+    return Seen(None, f"{file.path} → folio 1", "has pfn 0, should be a page frame")
+
+
+@broken("KHO525", "error", "LUO/memfds/525")
+def folios_overlap(it: Reference) -> Seen:
+    file = it.memfds[525]
+    it.image.write_u64(file.descriptor + 8, PAGE)
+    it.image.write_u64(file.table[0] + 24, 0)
+    return Seen(None, f"{file.path} → folio 1", "overlaps another in the file")
+
+
+@broken("KHO526", "warning", "LUO/memfds/526")
+def folio_beyond_size(it: Reference) -> Seen:
+    file = it.memfds[526]
+    it.image.write_u64(file.descriptor + 8, PAGE)
+    return Seen(None, f"{file.path} → folio 1", "starts beyond the file's size of 4 KiB")
+
+
+@broken("KHO527", "warning", "LUO/memfds/527")
+def file_gaps(it: Reference) -> Seen:
+    file = it.memfds[527]
+    it.image.write_u64(file.descriptor + 8, 3 * PAGE)
+    return Seen(file.descriptor, file.path, "has no folio for 4 KiB from offset 0x2000")
+
+
+@broken("KHO528", "warning", "LUO/memfds/528")
+def folio_not_uptodate(it: Reference) -> Seen:
+    file = it.memfds[528]
+    folio(it, 528, file.folios[1] >> 12, DIRTY)
+    return Seen(None, f"{file.path} → folio 1", "is not UPTODATE")
+
+
+@broken("KHO529", "warning", "LUO/memfds/529")
+def folio_not_dirty(it: Reference) -> Seen:
+    file = it.memfds[529]
+    folio(it, 529, file.folios[1] >> 12, UPTODATE)
+    return Seen(None, f"{file.path} → folio 1", "is not DIRTY")
+
+
+@broken("KHO530", "warning", "LUO/memfds/530")
+def folio_flags_unknown(it: Reference) -> Seen:
+    file = it.memfds[530]
+    folio(it, 530, file.folios[1] >> 12, DIRTY | UPTODATE | 1 << 60)
+    return Seen(None, f"{file.path} → folio 1", "has unknown flags")
+
+
+@broken("KHO531", "error", "LUO/memfds/519", blind=True)
+def folio_table_junk(it: Reference) -> Seen:
+    file = it.memfds[519]
+    it.image.write(file.table[0], b"no folio" * (PAGE // 8))
+    return Seen(file.chunk, file.path, "folio table of file")

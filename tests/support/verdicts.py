@@ -1,0 +1,70 @@
+"""From a damaged reference to what ``check`` says of it, in this process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kho_inspect.abi import find_target
+from kho_inspect.checking import CheckOptions, open_case
+from kho_inspect.inspection import Options
+from kho_inspect.limits import Limits
+from kho_inspect.model.claims import Claim
+from kho_inspect.ownership.account import account
+from kho_inspect.rules.base import Finding, Severity
+from kho_inspect.rules.case import Case
+from kho_inspect.rules.engine import Verdict, judge
+from kho_inspect.rules.expectations import parse_expectations
+from tests.support.broken_base import Broken
+from tests.support.reference import PAGE, Reference
+
+EXPECT = "EXPECT"
+"""Name of the expectation file, in paths of findings."""
+
+
+def verdict_of(it: Reference, target: str = "", expect: str = "") -> Verdict:
+    """All rules on a reference as it stands."""
+    wishes = parse_expectations(expect, EXPECT) if expect else None
+    abi = find_target(target) if target else None
+    with tempfile.TemporaryDirectory() as folder:
+        check = CheckOptions(target=abi, target_name=target, expectations=wishes)
+        case = open_case(*it.write(Path(folder)), options_for(it), check)
+        return judge(with_foreign(case, it.foreign))
+
+
+def options_for(it: Reference) -> Options:
+    """How to read a reference."""
+    return Options() if it.max_nodes is None else Options(limits=Limits(nodes=it.max_nodes))
+
+
+def with_foreign(case: Case, paddr: int | None) -> Case:
+    """The case with a claim on a page by a structure of a kind that no rule has heard of."""
+    if paddr is None or case.handover is None:
+        return case
+    pfn = np.array([paddr // PAGE], dtype=np.int64)
+    claims = (*case.handover.claims, Claim("pci", "device state", pfn, pfn + 1))
+    owned = account(case.handover.preserved, claims)
+    return replace(case, handover=replace(case.handover, claims=claims, ownership=owned))
+
+
+def broken_verdict(*damages: Broken) -> Verdict:
+    """All rules on the reference with these damages done to it, in order."""
+    it = Reference()
+    for one in damages:
+        one.damage(it)
+    target = next((one.target for one in damages if one.target), "")
+    return verdict_of(it, target, "".join(one.expect for one in damages))
+
+
+def above_info(findings: Iterable[Finding]) -> list[Finding]:
+    """What makes ``check`` fail."""
+    return [finding for finding in findings if finding.severity > Severity.INFO]
+
+
+def codes(findings: Iterable[Finding]) -> list[str]:
+    """Their codes, repetitions included."""
+    return sorted(finding.code for finding in findings)
