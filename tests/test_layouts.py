@@ -118,3 +118,10 @@ def test_both_byte_orders_in_one_struct_are_refused() -> None:
 def test_what_has_no_plain_format_is_refused() -> None:
     with pytest.raises(TypeError, match="no integer, bytes or Struct"):
         format_of(Struct("words" / Int64ul[4]))
+
+
+@pytest.mark.parametrize("blob", [b"", b"luo", b"luo-v5", b"luo-v5\0\0" + bytes(24), RANDOM])
+def test_luo_compatible_is_what_the_blob_has_of_it(blob: bytes) -> None:
+    padded = blob.ljust(32, b"\0")
+    assert luo.luo_compatible(blob).ljust(8, b"\0") == struct.unpack_from("<8s3Q", padded)[0]
+    assert luo.luo_compatible(memoryview(blob)) == luo.luo_compatible(blob)
