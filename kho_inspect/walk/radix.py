@@ -344,6 +344,7 @@ class Step:
 def look_up(memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, key: int) -> list[Step]:
     """The nodes on the way to ``key``, ending at the first zero entry or unreadable node."""
     steps: list[Step] = []
+    word_of = dtype_of(kho_radix_node(geometry))["table"].base
     paddr = root
     for level in range(geometry.levels - 1, -1, -1):
         index = geometry.index(key, level)
@@ -351,9 +352,10 @@ def look_up(memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, key:
         try:
             if paddr % geometry.page_size:
                 break
-            value = int.from_bytes(memory.read(paddr + 8 * word, 8), "little")
+            data = memory.read(paddr + word * word_of.itemsize, word_of.itemsize)
         except MissingMemoryError:
             break
+        value = int(np.frombuffer(data, word_of)[0])
         if level == 0:
             value = value >> (index & 63) & 1
         steps.append(Step(level, paddr, index, value))
