@@ -26,7 +26,7 @@ from kho_inspect.layouts import (
     vmalloc,
 )
 from kho_inspect.layouts.radix import kho_radix_leaf, kho_radix_node
-from kho_inspect.layouts.views import dtype_of, format_of, offset_of, parse_record
+from kho_inspect.layouts.views import U64Array, dtype_of, format_of, offset_of, parse_record
 
 FORMATS = {
     "fdt_header": (fdt.fdt_header, ">10I"),
@@ -102,6 +102,7 @@ def test_nodes_are_one_page_of_words(shift: int) -> None:
     geometry = PageGeometry(shift, BY_COMPATIBLE["kho-v4"])
     page = np.random.default_rng(shift).bytes(1 << shift)
     words = list(struct.unpack(f"<{len(page) // 8}Q", page))
+    assert [word for (word,) in U64Array.element.iter_unpack(page)] == words
     for layout, name in ((kho_radix_node(geometry), "table"), (kho_radix_leaf(geometry), "bitmap")):
         assert layout.parse(page)[name].tolist() == words
         assert np.frombuffer(page, dtype_of(layout))[name][0].tolist() == words

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 class U64Array(Adapter):  # type: ignore[misc]  # construct publishes no types
     """``count`` little-endian u64; parses to a read-only ndarray of shape ``(count,)``."""
 
+    element = struct.Struct("<Q")
+
     def __init__(self, count: int) -> None:
-        super().__init__(Bytes(8 * count))
+        super().__init__(Bytes(self.element.size * count))
         self.count = count
 
     def _decode(self, obj: bytes, context: Any, path: str) -> NDArray[np.uint64]:

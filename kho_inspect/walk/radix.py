@@ -15,7 +15,7 @@ import numpy as np
 from kho_inspect import intervals
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.radix import kho_radix_leaf, kho_radix_node
-from kho_inspect.layouts.views import dtype_of
+from kho_inspect.layouts.views import U64Array, dtype_of
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.memory import Presence
 from kho_inspect.model import FaultKind
@@ -344,18 +344,16 @@ class Step:
 def look_up(memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, key: int) -> list[Step]:
     """The nodes on the way to ``key``, ending at the first zero entry or unreadable node."""
     steps: list[Step] = []
-    word_of = dtype_of(kho_radix_node(geometry))["table"].base
-    paddr = root
+    word_of, paddr = U64Array.element, root
     for level in range(geometry.levels - 1, -1, -1):
         index = geometry.index(key, level)
         word = index >> 6 if level == 0 else index
         try:
             if paddr % geometry.page_size:
                 break
-            data = memory.read(paddr + word * word_of.itemsize, word_of.itemsize)
+            (value,) = word_of.unpack(memory.read(paddr + word * word_of.size, word_of.size))
         except MissingMemoryError:
             break
-        value = int(np.frombuffer(data, word_of)[0])
         if level == 0:
             value = value >> (index & 63) & 1
         steps.append(Step(level, paddr, index, value))
