@@ -54,7 +54,7 @@ def open_case(
     try:
         memory, root = open_inputs(dump, dtb, options, progress)
     except FdtError as error:
-        size = None if error.source is None else fdt.total_size(read_head(error.source, 8))
+        size = fdt.total_size(read_head(error.source, fdt.START_SIZE) if error.source else b"")
         if size is None or size > options.limits.fdt:  # our limit, not the kernel's
             raise
         return Case(None, error, check.target, check.target_name)

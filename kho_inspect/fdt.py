@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from kho_inspect.errors import FdtError, TruncatedFdtError
 from kho_inspect.layouts import fdt as layout
+from kho_inspect.layouts.views import format_of, offset_of, parse_record
 from kho_inspect.limits import DEFAULT_LIMITS, exceeded
 from kho_inspect.model.fdt_node import FdtNode, FdtProp, text_of
 
 if TYPE_CHECKING:
+    import struct
     from collections.abc import Iterable
 
 MAX_DEPTH = 64
@@ -26,17 +28,23 @@ MAX_NAME = 4096
 MAX_NAME_BYTES = 2 << 20
 """Sum over all tokens: names are shared, so a small blob can spell a long one many times."""
 
-_VERSION_17 = bytes((0, 0, 0, 17, 0, 0, 0, 16))
-"""The header fields ``version`` and ``last_comp_version``."""
+_VERSION_17 = {"version": layout.FDT_LAST_SUPPORTED_VERSION, "last_comp_version": 16}
+_START = format_of(layout.fdt_header_start)
+_HEADER = format_of(layout.fdt_header)
+_RESERVATION = format_of(layout.fdt_reserve_entry)
+_TOKEN = format_of(layout.fdt_node_header)
+_PROPERTY = format_of(layout.fdt_property)
 
-_HEADER_SIZE = layout.fdt_header.sizeof()
+START_SIZE = _START.size
+"""Bytes that :func:`total_size` needs."""
 
 
 def total_size(head: bytes | memoryview) -> int | None:
     """``totalsize`` of the FDT that ``head`` starts with, None when it does not start one."""
-    if len(head) < 8 or bytes(head[:4]) != layout.FDT_MAGIC_BYTES:
+    if len(head) < START_SIZE:
         return None
-    return int.from_bytes(head[4:8], "big")
+    magic, size = _START.unpack_from(head)
+    return size if magic == layout.FDT_MAGIC else None
 
 
 @dataclass(slots=True)
@@ -68,7 +76,7 @@ def parse(
     from pyfdt.pyfdt import FdtBlobParse
 
     # It refuses versions that are compatible with 17 all the same.
-    as_v17 = b"".join((blob[:20], _VERSION_17, blob[28:]))
+    as_v17 = _HEADER.pack(*(vars(header) | _VERSION_17).values()) + blob[_HEADER.size :]
     return _fold(FdtBlobParse(_Latin1Names(as_v17)).fdt_dt_tags, checker.node_names)
 
 
@@ -85,24 +93,26 @@ def check_header(
 
     if len(data) >= 4 and bytes(data[:4]) != layout.FDT_MAGIC_BYTES:
         refuse(f"magic is {bytes(data[:4]).hex()}, should be {layout.FDT_MAGIC:x}", 0)
-    if len(data) < _HEADER_SIZE:
-        refuse(f"{len(data)} bytes are too few for the {_HEADER_SIZE}-byte header", len(data))
-    header = layout.fdt_header.parse(bytes(data[:_HEADER_SIZE]))
+    if len(data) < _HEADER.size:
+        refuse(f"{len(data)} bytes are too few for the {_HEADER.size}-byte header", len(data))
+    header = parse_record(layout.fdt_header, data)
     if header.version < 17 or header.last_comp_version > 17:
         versions = f"{header.version}, compatible with {header.last_comp_version}"
-        refuse(f"version is {versions}, should be 17, compatible with 16", 20)
-    if header.totalsize < _HEADER_SIZE:
-        refuse(f"totalsize is {header.totalsize}, less than the header", 4)
+        at = offset_of(layout.fdt_header, "version")
+        refuse(f"version is {versions}, should be 17, compatible with 16", at)
+    at = offset_of(layout.fdt_header, "totalsize")
+    if header.totalsize < _HEADER.size:
+        refuse(f"totalsize is {header.totalsize}, less than the header", at)
     if header.totalsize > limit:
-        refuse(f"totalsize is {header.totalsize:,}, {exceeded('bytes', 'fdt', limit)}", 4)
+        refuse(f"totalsize is {header.totalsize:,}, {exceeded('bytes', 'fdt', limit)}", at)
     for name, start, size, align in (
-        ("memory reservation block", header.off_mem_rsvmap, 16, 8),
+        ("memory reservation block", header.off_mem_rsvmap, _RESERVATION.size, 8),
         ("structure block", header.off_dt_struct, header.size_dt_struct, 4),
         ("strings block", header.off_dt_strings, header.size_dt_strings, 1),
     ):
         if start % align:
             refuse(f"{name} at offset {start:#x} is not {align}-byte aligned", start)
-        if start < _HEADER_SIZE or start + size > header.totalsize:
+        if start < _HEADER.size or start + size > header.totalsize:
             refuse(f"{name} {start:#x}+{size:#x} is not within totalsize", start)
     if len(data) < header.totalsize:
         raise TruncatedFdtError(totalsize=header.totalsize, have=len(data), source=source)
@@ -131,7 +141,7 @@ class _Checker:
         depth = roots = 0
         while self.tokens.left:
             self.tokens.left -= 1
-            token, start, at = self.u32(at), at, at + 4
+            (token,), start, at = self.cells(_TOKEN, at), at, at + _TOKEN.size
             if token == layout.FDT_BEGIN_NODE:
                 roots += depth == 0
                 depth += 1
@@ -141,7 +151,7 @@ class _Checker:
                     self.refuse(f"nodes nest deeper than {MAX_DEPTH}", start)
                 past = self.check_name(at, self.end, "node name")
                 self.node_names.append(self.blob[at : past - 1])
-                at = self.align(past)
+                at = past + -past % _TOKEN.size
             elif token == layout.FDT_END_NODE:
                 if depth == 0:
                     self.refuse("END_NODE without a node", start)
@@ -149,7 +159,7 @@ class _Checker:
             elif token == layout.FDT_PROP:
                 if depth == 0:
                     self.refuse("a property outside any node", start)
-                at = self.check_property(at)
+                at = self.check_property(start)
             elif token == layout.FDT_END:
                 if depth or not roots:
                     self.refuse(f"the tree ends with {depth} nodes still open", start)
@@ -160,23 +170,27 @@ class _Checker:
 
     def check_reservations(self) -> None:
         at = self.header.off_mem_rsvmap
-        while at + 16 <= len(self.blob):
-            if not any(self.blob[at : at + 16]):
+        while at + _RESERVATION.size <= len(self.blob):
+            if not any(_RESERVATION.unpack_from(self.blob, at)):
                 return
-            at += 16
+            at += _RESERVATION.size
         self.refuse("the memory reservation block has no terminating entry", at)
 
     def check_property(self, at: int) -> int:
-        length, name_offset = self.u32(at), self.u32(at + 4)
-        if length > self.end - at - 8:
+        _, length, name_offset = self.cells(_PROPERTY, at)
+        value = at + _PROPERTY.size
+        if length > self.end - value:
+            at += offset_of(layout.fdt_property, "len")
             self.refuse(f"property of {length} bytes runs past the structure block", at)
         if name_offset >= self.header.size_dt_strings:
-            self.refuse(f"property name at strings+{name_offset:#x} is past the strings", at + 4)
+            at += offset_of(layout.fdt_property, "nameoff")
+            self.refuse(f"property name at strings+{name_offset:#x} is past the strings", at)
         strings = self.header.off_dt_strings
         self.check_name(
             strings + name_offset, strings + self.header.size_dt_strings, "property name"
         )
-        return self.align(at + 8 + length)
+        end = value + length
+        return end + -end % _TOKEN.size
 
     def check_name(self, at: int, limit: int, what: str) -> int:
         """Offset just past the NUL of the name at ``at``."""
@@ -188,14 +202,11 @@ class _Checker:
             self.refuse(f"names add up to more than {MAX_NAME_BYTES} bytes", at)
         return nul + 1
 
-    def u32(self, at: int) -> int:
-        if at + 4 > self.end:
+    def cells(self, form: struct.Struct, at: int) -> tuple[int, ...]:
+        if at + form.size > self.end:
+            at += max(0, self.end - at) // _TOKEN.size * _TOKEN.size  # the cell that is not there
             self.refuse("the structure block ends in the middle of the tree", at)
-        return int.from_bytes(self.blob[at : at + 4], "big")
-
-    @staticmethod
-    def align(at: int) -> int:
-        return (at + 3) & ~3
+        return form.unpack_from(self.blob, at)
 
 
 class _Latin1Names(io.BytesIO):

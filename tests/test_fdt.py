@@ -148,6 +148,15 @@ def test_each_violation_is_refused_with_its_offset(name: str) -> None:
     assert caught.value.source == "some.dtb"
 
 
+@pytest.mark.parametrize("kept", range(12))
+def test_a_cut_token_is_refused_at_the_cell_that_is_missing(kept: int) -> None:
+    blob = fdt_container(ROOT + prop(0, 0)[:kept], b"x\0")
+    start = struct.unpack_from(">I", blob, 8)[0] + len(ROOT)
+    with pytest.raises(FdtError, match="in the middle of the tree") as caught:
+        fdt.parse(blob)
+    assert caught.value.offset == start + kept // 4 * 4
+
+
 @pytest.mark.parametrize("length", [0, 3, 4, 39])
 def test_less_than_a_header_is_refused(length: int) -> None:
     with pytest.raises(FdtError, match="too few"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.memory import Presence
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import PhysAddr
-from kho_inspect.walk.vmalloc import VmallocDescriptor, pages_of, read_area, walk_vmalloc
+from kho_inspect.walk.vmalloc import pages_of, read_area, walk_vmalloc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,9 +120,7 @@ class Context:
         self.left["entries"] -= len(entries)
         return entries
 
-    def vmalloc(
-        self, descriptor: VmallocDescriptor, path: str, owner: str, what: str
-    ) -> VmallocArea:
+    def vmalloc(self, descriptor: SimpleNamespace, path: str, owner: str, what: str) -> VmallocArea:
         """Follow a vmalloc area and claim its chunks and pages."""
         if "pages" not in self.left:
             self.left["pages"] = pages_of(self.memory, self.geometry)

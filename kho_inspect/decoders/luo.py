@@ -221,7 +221,7 @@ def _c_string(raw: bytes) -> str:
 
 
 def _is_raw(blob: Blob) -> bool:
-    return bytes(blob.data[:8]).rstrip(b"\0") == b"luo-v5"
+    return layout.luo_compatible(blob.data).rstrip(b"\0") == b"luo-v5"
 
 
 DECODERS = (

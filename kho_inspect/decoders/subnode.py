@@ -132,7 +132,7 @@ class _Reader:
 
     def fdt_size(self, paddr: PhysAddr, path: str) -> int | None:
         """Up to kho-v2 a blob is an FDT and its size is the FDT's own."""
-        head = self.memory.read(paddr, 8)
+        head = self.memory.read(paddr, fdt.START_SIZE)
         size = fdt.total_size(head)
         if size is None:
             self.faults.add(

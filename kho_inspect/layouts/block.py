@@ -4,12 +4,5 @@ from __future__ import annotations
 
 from construct import Int64ul, Struct
 
-from kho_inspect.geometry import PageGeometry
-
 kho_block_header = Struct("next" / Int64ul, "count" / Int64ul)
 """``struct kho_block_header_ser``, 16 bytes at the start of a page; entries follow, packed."""
-
-
-def block_capacity(geometry: PageGeometry, entry_size: int) -> int:
-    """Entries of ``entry_size`` bytes that one block has room for."""
-    return int((geometry.page_size - kho_block_header.sizeof()) // entry_size)

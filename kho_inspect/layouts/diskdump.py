@@ -79,7 +79,8 @@ page_desc = Struct(
 )
 """One for each page of the second bitmap, in order, right behind the bitmaps."""
 
-MAKEDUMPFILE_SIGNATURE = b"makedumpfile".ljust(16, b"\0")
+MAKEDUMPFILE_SIGNATURE = b"makedumpfile"
+"""Up to the first zero of ``signature``."""
 MAX_SIZE_MDF_HEADER = 4096
 """The flattened header's room in the file; the records follow."""
 

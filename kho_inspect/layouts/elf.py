@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from construct import Bytes, Int8ul, Int16ul, Int32ul, Int64ul, Struct
 
+ELFMAG = b"\x7fELF"
 ELFCLASS64 = 2
 ELFDATA2LSB = 1
 ET_CORE = 4
@@ -64,3 +65,8 @@ elf64_shdr = Struct(
 
 elf64_nhdr = Struct("n_namesz" / Int32ul, "n_descsz" / Int32ul, "n_type" / Int32ul)
 """Note header; name and descriptor follow, each padded to 4 bytes."""
+
+
+def note_padded(size: int) -> int:
+    """What a name or descriptor of ``size`` bytes takes."""
+    return -(-size // 4) * 4

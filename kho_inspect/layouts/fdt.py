@@ -1,11 +1,12 @@
-"""The flattened device tree container: Devicetree Specification 0.4, chapter 5. Big-endian."""
+"""The flattened device tree container: Devicetree Specification 0.4, chapter 5; libfdt's fdt.h."""
 
 from __future__ import annotations
 
-from construct import Int32ub, Struct
+from construct import Int32ub, Int64ub, Struct
 
 FDT_MAGIC = 0xD00DFEED
-FDT_MAGIC_BYTES = FDT_MAGIC.to_bytes(4, "big")
+FDT_MAGIC_BYTES: bytes = Int32ub.build(FDT_MAGIC)
+FDT_LAST_SUPPORTED_VERSION = 17
 FDT_BEGIN_NODE = 1
 FDT_END_NODE = 2
 FDT_PROP = 3
@@ -25,3 +26,15 @@ fdt_header = Struct(
     "size_dt_struct" / Int32ub,
 )
 """``struct fdt_header`` of version 17, 40 bytes."""
+
+fdt_header_start = Struct(*fdt_header.subcons[:2])
+"""``magic`` and ``totalsize`` alone: what tells a tree, and how much to read."""
+
+fdt_reserve_entry = Struct("address" / Int64ub, "size" / Int64ub)
+"""``struct fdt_reserve_entry``; the block of them ends with one that is all zero."""
+
+fdt_node_header = Struct("tag" / Int32ub)
+"""``struct fdt_node_header``, or any other token; the name of a node follows."""
+
+fdt_property = Struct("tag" / Int32ub, "len" / Int32ub, "nameoff" / Int32ub)
+"""``struct fdt_property``: ``len`` bytes follow; the name is ``nameoff`` into the strings."""

@@ -20,6 +20,12 @@ luo_ser = Struct(
 )
 """luo-v5: ``struct luo_ser``, the blob itself, 32 bytes."""
 
+
+def luo_compatible(blob: bytes | memoryview) -> bytes:
+    """``luo_ser.compatible``, which comes first, as far as a short blob has it."""
+    return bytes(blob[: luo_ser.compatible.sizeof()])
+
+
 luo_session_header_ser = Struct("count" / Int64ul)
 """luo-v1: followed by ``count`` sessions."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from construct import Int32ul, Int64ul, Struct
 
 SETUP_KEXEC_KHO = 10
-KHO_DATA_LEN = 32
 
 setup_data = Struct("next" / Int64ul, "type" / Int32ul, "len" / Int32ul)
 """``struct setup_data``, 16 bytes; ``len`` bytes of data follow."""

@@ -6,7 +6,6 @@ from functools import cache
 
 from construct import Int32ul, Int64ul, Struct
 
-from kho_inspect.geometry import PageGeometry
 from kho_inspect.layouts.views import U64Array
 
 PRESERVE_SMALL = 512
@@ -17,13 +16,6 @@ khoser_mem_chunk_hdr = Struct("next" / Int64ul, "order" / Int32ul, "num_elms" / 
 
 khoser_mem_bitmap_ptr = Struct("phys_start" / Int64ul, "bitmap" / Int64ul)
 """``struct khoser_mem_bitmap_ptr``: bit i of the bitmap is block i from ``phys_start``."""
-
-
-def chunk_capacity(geometry: PageGeometry) -> int:
-    """Elements that one chunk has room for."""
-    return int(
-        (geometry.page_size - khoser_mem_chunk_hdr.sizeof()) // khoser_mem_bitmap_ptr.sizeof()
-    )
 
 
 @cache

@@ -1,4 +1,4 @@
-"""From a Construct declaration to numpy, so that a layout is declared once.
+"""From a Construct declaration to numpy and :mod:`struct`, so that a layout is declared once.
 
 ``U64Array`` is a Construct field whose value is a numpy view of the bytes; ``dtype_of`` turns
 a fixed-size Struct into the numpy dtype of the same bytes, for reading thousands at a time.
@@ -23,15 +23,14 @@ if TYPE_CHECKING:
 class U64Array(Adapter):  # type: ignore[misc]  # construct publishes no types
     """``count`` little-endian u64; parses to a read-only ndarray of shape ``(count,)``."""
 
+    element = struct.Struct("<Q")
+
     def __init__(self, count: int) -> None:
-        super().__init__(Bytes(8 * count))
+        super().__init__(Bytes(self.element.size * count))
         self.count = count
 
     def _decode(self, obj: bytes, context: Any, path: str) -> NDArray[np.uint64]:
         return np.frombuffer(obj, dtype="<u8")
-
-    def _encode(self, obj: NDArray[np.uint64], context: Any, path: str) -> bytes:
-        return np.ascontiguousarray(obj, dtype="<u8").tobytes()
 
 
 @cache
@@ -66,38 +65,43 @@ def parse_record(layout: Construct, data: bytes | memoryview) -> SimpleNamespace
     Fields become attributes, nested Structs namespaces. ``data`` must be long enough.
     Raises TypeError for a field that is no integer, bytes or Struct.
     """
-    record = _record(layout)
-    return record.build(iter(record.format.unpack_from(data)))
+    fields, form = _record(layout)
+    return _named(fields, iter(form.unpack_from(data)))
 
 
-class _Record:
-    """A Struct as :mod:`struct` reads it."""
-
-    def __init__(self, layout: Construct) -> None:
-        self.fields: list[tuple[str, _Record | None]] = []
-        self.codes: str = ""
-        for field in layout.subcons:
-            inner = field.subcon
-            nested = _record(inner) if isinstance(inner, Struct) else None
-            self.fields.append((field.name, nested))
-            if nested:
-                self.codes += nested.codes
-            elif isinstance(inner, FormatField) and inner.fmtstr[0] == "<":
-                self.codes += inner.fmtstr[1:]
-            elif isinstance(inner, Bytes):
-                self.codes += f"{inner.sizeof()}s"
-            else:
-                raise TypeError(f"{field!r} is no little-endian integer, bytes or Struct")
-        self.format = struct.Struct("<" + self.codes)
-
-    def build(self, values: Iterator[Any]) -> SimpleNamespace:
-        """Name the values of one record."""
-        return SimpleNamespace(
-            **{
-                name: nested.build(values) if nested else next(values)
-                for name, nested in self.fields
-            }
-        )
+def format_of(layout: Construct) -> struct.Struct:
+    """What :func:`parse_record` reads with: the bare values, for the hottest loops."""
+    return _record(layout)[1]
 
 
-_record = cache(_Record)
+@cache
+def offset_of(layout: Construct, name: str) -> int:
+    """Where a field of a Struct begins."""
+    names = [field.name for field in layout.subcons]
+    return sum(field.sizeof() for field in layout.subcons[: names.index(name)])
+
+
+@cache
+def _record(layout: Construct) -> tuple[list[tuple[str, Any]], struct.Struct]:
+    """Names of the fields, each with those of the Struct that it is, and the format of them all."""
+    fields, codes, orders = [], "", set()
+    for field in layout.subcons:
+        inner, nested = field.subcon, None
+        if isinstance(inner, Struct):
+            nested, form = _record(inner)[0], _record(inner)[1].format
+        elif isinstance(inner, FormatField):
+            form = inner.fmtstr
+        elif isinstance(inner, Bytes):
+            form = f"={inner.sizeof()}s"
+        else:
+            raise TypeError(f"{field!r} is no integer, bytes or Struct")
+        fields.append((field.name, nested))
+        codes += form[1:]
+        orders |= {form[0]} - {"="}
+    return fields, struct.Struct(("".join(orders) or "=") + codes)
+
+
+def _named(fields: list[tuple[str, Any]], values: Iterator[Any]) -> SimpleNamespace:
+    return SimpleNamespace(
+        **{name: _named(nested, values) if nested else next(values) for name, nested in fields}
+    )

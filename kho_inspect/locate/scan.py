@@ -6,25 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kho_inspect import fdt
 from kho_inspect.abi import MAP_PROPERTY, find_abi
 from kho_inspect.errors import FdtError, MissingMemoryError
 from kho_inspect.geometry import PAGE_SHIFTS
-from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
-from kho_inspect.layouts.setup_data import (
-    KHO_DATA_LEN,
-    SETUP_KEXEC_KHO,
-    kho_data,
-    setup_data,
-)
-from kho_inspect.layouts.views import parse_record
+from kho_inspect.layouts.fdt import FDT_LAST_SUPPORTED_VERSION, FDT_MAGIC_BYTES, fdt_header
+from kho_inspect.layouts.setup_data import SETUP_KEXEC_KHO, kho_data, setup_data
+from kho_inspect.layouts.views import format_of, offset_of, parse_record
 from kho_inspect.locate.page_size import find_page_size, preserved_order
 from kho_inspect.units import Extent, PhysAddr, plural
 from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from kho_inspect.memory import PhysicalMemory
@@ -51,6 +47,14 @@ MAX_WITNESSES = 64
 """Sub-nodes whose blobs are looked up in a tree to tell its page size."""
 
 NOWHERE = Extent(0, 0)
+
+_MAGIC = np.frombuffer(FDT_MAGIC_BYTES, dtype="<u4")[0]
+_TOTALSIZE, _VERSION = (offset_of(fdt_header, name) // 4 for name in ("totalsize", "version"))
+"""In cells of 32 bits."""
+_HEADER_SIZE = format_of(fdt_header).size
+_ENTRY = setup_data.build({"next": 0, "type": SETUP_KEXEC_KHO, "len": kho_data.sizeof()})
+_TYPE = offset_of(setup_data, "type")
+_TYPE_AND_LEN = np.frombuffer(_ENTRY, dtype="<u8", offset=_TYPE)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +142,6 @@ def locate(
     With ``limit`` the scan ends after that many bytes. A device tree is 8-byte aligned by its
     specification, a setup_data entry by its allocation.
     """
-    import numpy as np
-
-    entry = np.uint64(KHO_DATA_LEN << 32 | SETUP_KEXEC_KHO)
     scan = _Scan(memory)
     seen = 0
     for paddr, chunk in memory.data_chunks(SCAN_BYTES, 0):
@@ -149,8 +150,8 @@ def locate(
         # Plain integers: an address may be beyond what numpy's signed ones hold.
         start = paddr + skip
         scan.look_at_fdts([start + 8 * at for at in _fdt_headers(words).tolist()])
-        types = np.flatnonzero(words == entry).tolist()
-        scan.look_at_setup_data([start + 8 * at - 8 for at in types])
+        types = np.flatnonzero(words == _TYPE_AND_LEN).tolist()
+        scan.look_at_setup_data([start + 8 * at - _TYPE for at in types])
         progress(len(chunk))
         seen += len(chunk)
         if limit is not None and seen >= limit:
@@ -160,16 +161,14 @@ def locate(
 
 def _fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
     """Which of some memory's words begin a device tree, as far as its header tells."""
-    import numpy as np
-
     cells = words.view("<u4")
-    magic = np.uint32(int.from_bytes(FDT_MAGIC_BYTES, "little"))
-    found = np.flatnonzero(cells[::2] == magic)
-    size = cells[2 * found + 1].byteswap()
+    found = np.flatnonzero(cells[::2] == _MAGIC)
+    size = cells[2 * found + _TOTALSIZE].byteswap()
+    found = found[(size >= _HEADER_SIZE) & (size <= MAX_BOOT_FDT)]
+    at = 2 * found + _VERSION
     # The version of a header that goes on in the next piece is not looked at.
-    version = np.append(cells, np.zeros(6, dtype=cells.dtype))[2 * found + 5].byteswap()
-    inside = 2 * found + 5 < len(cells)
-    return found[(size >= 40) & (size <= MAX_BOOT_FDT) & (~inside | (version >= 17))]
+    version = cells[np.minimum(at, len(cells) - 1)].byteswap()
+    return found[(version >= FDT_LAST_SUPPORTED_VERSION) | (at >= len(cells))]
 
 
 def find_bytes(memory: PhysicalMemory, needle: bytes) -> Iterator[PhysAddr]:
@@ -269,7 +268,7 @@ class _Scan:
     def read(self, paddr: PhysAddr, limit: int) -> bytes | None:
         """The device tree at ``paddr``, as far as its header tells, with up to ``limit`` bytes."""
         try:
-            size = fdt.total_size(self.memory.read(paddr, 8))
+            size = fdt.total_size(self.memory.read(paddr, fdt.START_SIZE))
             if size is None or size > limit:
                 return None
             self.left -= max(size, 4096)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kho_inspect import fdt
 from kho_inspect.errors import FdtError, MissingMemoryError
 from kho_inspect.layouts.setup_data import kho_scratch
-from kho_inspect.layouts.views import parse_record
+from kho_inspect.layouts.views import dtype_of
 from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.locate.scan import Pointer, chosen_pointer
 from kho_inspect.memory.files import read_head
@@ -45,14 +47,11 @@ def boot_dtb_pointer(path: str, limit: int = DEFAULT_LIMITS.fdt) -> Pointer | No
 
 
 def _read_table(memory: PhysicalMemory, table: Extent) -> tuple[tuple[int, int], ...]:
-    step = kho_scratch.sizeof()
+    dtype = dtype_of(kho_scratch)
     try:
-        raw = memory.read(table.start, min(table.size, MAX_ENTRIES * step))
+        raw = memory.read(table.start, min(table.size, MAX_ENTRIES * dtype.itemsize))
     except MissingMemoryError:
         return ()
     if not any(raw):
         return ()
-    records = [
-        parse_record(kho_scratch, raw[at : at + step]) for at in range(0, len(raw) - step + 1, step)
-    ]
-    return tuple((record.addr, record.size) for record in records)
+    return tuple(np.frombuffer(raw, dtype, count=len(raw) // dtype.itemsize).tolist())

@@ -6,6 +6,7 @@ but not stored; every other kind of segment is passed over.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from kho_inspect.errors import UnreadableInputError
@@ -20,6 +21,8 @@ NO_PADDR = (1 << 64) - 1
 
 MAX_SEGMENTS = 1 << 19
 """Cores of machines have some tens, ours as many as pieces; each takes about half a kilobyte."""
+MAX_NOTES = 4 << 20
+"""Bytes of notes that are read of one file."""
 
 
 def open_elf(file: DumpFile, *, live: bool = False) -> MappedMemory:
@@ -29,7 +32,12 @@ def open_elf(file: DumpFile, *, live: bool = False) -> MappedMemory:
     """
     import numpy as np
 
-    segments = _load_segments(file, _header(file))
+    segments = _segments(file)
+    segments = segments[
+        (segments["p_type"] == elf.PT_LOAD)
+        & (segments["p_paddr"] != NO_PADDR)
+        & ((segments["p_memsz"] > 0) | (segments["p_filesz"] > 0))
+    ]
     if not len(segments):
         raise UnreadableInputError(
             f"{file.path}: this ELF file has no PT_LOAD segment with a physical address",
@@ -68,6 +76,25 @@ def open_elf(file: DumpFile, *, live: bool = False) -> MappedMemory:
     return MappedMemory(file, "elf", blocks, declared=declared, notes=notes, live=live)
 
 
+def notes_of(file: DumpFile) -> Iterator[tuple[bytes, bytes]]:
+    """Name and descriptor of each note, of the first :data:`MAX_NOTES` bytes of them."""
+    from kho_inspect.layouts.views import format_of
+
+    header, left = format_of(elf.elf64_nhdr), MAX_NOTES
+    segments = _segments(file)
+    for segment in segments[segments["p_type"] == elf.PT_NOTE]:
+        start, size = int(segment["p_offset"]), int(segment["p_filesz"])
+        left -= size
+        if left < 0:
+            return
+        data = file.view[start : start + size]
+        while len(data) >= header.size:
+            namesz, descsz, _ = header.unpack_from(data)
+            name, desc = data[header.size :], data[header.size + elf.note_padded(namesz) :]
+            yield bytes(name[:namesz]), bytes(desc[:descsz])
+            data = desc[elf.note_padded(descsz) :]
+
+
 def _each_byte_once(blocks: list[RamBlock]) -> tuple[list[RamBlock], int]:
     """Without what other blocks have of the file, the first of which keeps it.
 
@@ -86,7 +113,12 @@ def _each_byte_once(blocks: list[RamBlock]) -> tuple[list[RamBlock], int]:
     return kept, shared
 
 
-def _header(file: DumpFile) -> Any:
+def _segments(file: DumpFile) -> Any:
+    """The program headers, as a structured array. Raises UnreadableInputError."""
+    import numpy as np
+
+    from kho_inspect.layouts.views import dtype_of
+
     def refuse(message: str, hint: str | None = None) -> UnreadableInputError:
         return UnreadableInputError(f"{file.path}: {message}", hint=hint, source=file.path)
 
@@ -103,25 +135,16 @@ def _header(file: DumpFile) -> Any:
             f"this ELF file is of type {header.e_type}, should be {elf.ET_CORE} (core)",
             "give the memory dump, not a kernel image",
         )
-    if header.e_phentsize != elf.elf64_phdr.sizeof():
-        raise refuse(f"e_phentsize is {header.e_phentsize}, should be {elf.elf64_phdr.sizeof()}")
-    return header
-
-
-def _load_segments(file: DumpFile, header: Any) -> Any:
-    """The PT_LOAD program headers that carry a physical address, as a structured array."""
-    import numpy as np
-
-    from kho_inspect.layouts.views import dtype_of
-
+    dtype = dtype_of(elf.elf64_phdr)
+    if header.e_phentsize != dtype.itemsize:
+        raise refuse(f"e_phentsize is {header.e_phentsize}, should be {dtype.itemsize}")
     count = header.e_phnum
     if count == elf.PN_XNUM:
         end = header.e_shoff + elf.elf64_shdr.sizeof()
         if header.e_shoff == 0 or end > file.size:
-            raise UnreadableInputError(
-                f"{file.path}: e_phnum is PN_XNUM, but section header 0 at file offset "
-                f"{header.e_shoff:#x}, which should hold the count, is not in the file",
-                source=file.path,
+            raise refuse(
+                f"e_phnum is PN_XNUM, but section header 0 at file offset {header.e_shoff:#x}, "
+                "which should hold the count, is not in the file"
             )
         count = elf.elf64_shdr.parse(file.view[header.e_shoff : end]).sh_info
     if count > MAX_SEGMENTS:
@@ -133,15 +156,9 @@ def _load_segments(file: DumpFile, header: Any) -> Any:
         )
     end = header.e_phoff + count * header.e_phentsize
     if end > file.size:
-        raise UnreadableInputError(
-            f"{file.path}: {count} program headers at file offset {header.e_phoff:#x} run past "
-            f"the end of the file ({file.size} bytes)",
-            hint="the dump was cut short: take it again",
-            source=file.path,
+        raise refuse(
+            f"{count} program headers at file offset {header.e_phoff:#x} run past the end of the "
+            f"file ({file.size} bytes)",
+            "the dump was cut short: take it again",
         )
-    headers = np.frombuffer(file.view[header.e_phoff : end], dtype=dtype_of(elf.elf64_phdr))
-    return headers[
-        (headers["p_type"] == elf.PT_LOAD)
-        & (headers["p_paddr"] != NO_PADDR)
-        & ((headers["p_memsz"] > 0) | (headers["p_filesz"] > 0))
-    ]
+    return np.frombuffer(file.view[header.e_phoff : end], dtype=dtype)

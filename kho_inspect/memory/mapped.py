@@ -86,7 +86,7 @@ class MappedMemory:
 
         ``live``: the memory changes while it is read.
         """
-        self._file = file
+        self.file = file
         self.path = file.path
         self.format = format_name
         self.size = file.size
@@ -107,7 +107,7 @@ class MappedMemory:
                 size = min(_COMPARED, block.size - at)
                 left -= size
                 start = block.offset + at
-                if self.read(block.paddr + at, size) != self._file.view[start : start + size]:
+                if self.read(block.paddr + at, size) != self.file.view[start : start + size]:
                     odd.append(block.paddr + at)
                     break
         if odd:
@@ -137,8 +137,8 @@ class MappedMemory:
                 offset = block.offset + paddr - block.paddr
                 self._reads += 1
                 if self._reads % READS_HELD == 0:
-                    self._file.forget(0, self._file.size)
-                return self._file.view[offset : offset + size]
+                    self.file.forget(0, self.file.size)
+                return self.file.view[offset : offset + size]
         presence = self.presence(paddr, size)
         if presence is not Presence.STORED:
             raise missing_memory(presence, paddr, size, self.path)
@@ -147,7 +147,7 @@ class MappedMemory:
             block = self._blocks[at]
             offset = block.offset + paddr - block.paddr
             length = min(size, block.end - paddr)
-            pieces.append(self._file.view[offset : offset + length])
+            pieces.append(self.file.view[offset : offset + length])
             paddr, size, at = paddr + length, size - length, at + 1
         return memoryview(b"".join(pieces))
 
@@ -173,7 +173,7 @@ class MappedMemory:
         """See :class:`PhysicalMemory`."""
         import numpy as np
 
-        size, view = dtype.itemsize, self._file.view
+        size, view = dtype.itemsize, self.file.view
         _, whole, offsets = self._locate(paddrs, size)
         if not len(paddrs):
             return np.empty(0, dtype=dtype)
@@ -186,7 +186,7 @@ class MappedMemory:
             items = rows[(offsets - skew) // size].view(dtype)
             # Thousands of pages that were read once need not stay resident.
             if len(items) > 16:
-                self._file.forget(int(offsets.min()), int(offsets.max()) + size)
+                self.file.forget(int(offsets.min()), int(offsets.max()) + size)
             return items
         items = np.empty(len(paddrs), dtype=dtype)
         flat = items.view(np.uint8).data
@@ -216,11 +216,11 @@ class MappedMemory:
     def data_chunks(self, size: int, overlap: int) -> Iterator[tuple[PhysAddr, memoryview]]:
         """See :class:`PhysicalMemory`."""
         for block in self._blocks:
-            for start, end in self._file.data_extents(block.offset, block.offset + block.size):
+            for start, end in self.file.data_extents(block.offset, block.offset + block.size):
                 for at in range(start, end, size):
                     stop = min(at + size + overlap, end)
-                    yield block.paddr + at - block.offset, self._file.view[at:stop]
-                    self._file.forget(at, stop)
+                    yield block.paddr + at - block.offset, self.file.view[at:stop]
+                    self.file.forget(at, stop)
 
 
 def in_file(file: DumpFile, block: RamBlock) -> RamBlock:

@@ -11,8 +11,10 @@ from kho_inspect.layouts.diskdump import (
     DISKDUMP_SIGNATURE,
     KDUMP_SIGNATURE,
     MAKEDUMPFILE_SIGNATURE,
+    makedumpfile_header,
 )
-from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
+from kho_inspect.layouts.elf import ELFMAG
+from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES, fdt_header_start
 from kho_inspect.layouts.lime import LIME_MAGIC_BYTES
 from kho_inspect.memory import lime
 from kho_inspect.memory.base import PhysicalMemory
@@ -54,7 +56,7 @@ class _Format:
 
 
 _BY_MAGIC: dict[str, _Format] = {
-    "elf": _Format((b"\x7fELF",), "an ELF file", open_elf),
+    "elf": _Format((ELFMAG,), "an ELF file", open_elf),
     "lime": _Format(
         (LIME_MAGIC_BYTES,), "a LiME file with range headers", lime.open_lime, lime.VARIANTS
     ),
@@ -106,7 +108,7 @@ def _unwrap(
         file, note = unpack(file, packing, progress)
         wrapping.append(packing.name)
         notes += [note] if note else []
-    if format_name == "raw" or not _head(file).startswith(MAKEDUMPFILE_SIGNATURE[:12]):
+    if format_name == "raw" or not _head(file).startswith(MAKEDUMPFILE_SIGNATURE):
         return file, wrapping, notes
     flattened = FlattenedFile(file)
     return flattened, ["flattened", *wrapping], [*notes, *flattened.notes]
@@ -134,7 +136,7 @@ def _open(
 
 
 def _head(file: DumpFile) -> bytes:
-    return bytes(file.view[:16])
+    return bytes(file.view[: makedumpfile_header.signature.sizeof()])  # the longest of all
 
 
 def _probe(file: DumpFile) -> str:
@@ -161,7 +163,7 @@ def _probe(file: DumpFile) -> str:
             )
     # RAM may well begin with a device tree (QEMU's arm64 virt puts one there): only a file
     # that is hardly longer than the tree itself is one.
-    totalsize = int.from_bytes(head[4:8], "big")
+    totalsize = fdt_header_start.parse(head.ljust(fdt_header_start.sizeof(), b"\0")).totalsize
     if head.startswith(FDT_MAGIC_BYTES) and file.size <= max(2 * totalsize, 4096):
         raise UnreadableInputError(
             f"{file.path} is a device tree, not a memory dump",

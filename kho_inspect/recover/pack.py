@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -18,12 +18,15 @@ from kho_inspect import __version__, intervals
 from kho_inspect.errors import KhoError
 from kho_inspect.layouts import elf
 from kho_inspect.locate.scan import Pointer
-from kho_inspect.memory.elf_core import MAX_SEGMENTS
+from kho_inspect.memory.elf_core import MAX_SEGMENTS, notes_of
+from kho_inspect.memory.mapped import MappedMemory
 from kho_inspect.model.map import RadixTree
 from kho_inspect.recover.atomic import atomic_file
 from kho_inspect.units import Extent
 
 if TYPE_CHECKING:
+    from construct import Struct
+
     from kho_inspect.intervals import Intervals
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.model.handover import Handover
@@ -130,24 +133,9 @@ def _provenance(memory: PhysicalMemory, handover: Handover) -> bytes:
 
 
 def _own_note(memory: PhysicalMemory) -> bytes | None:
-    if memory.format != "elf":
+    if memory.format != "elf" or not isinstance(memory, MappedMemory):
         return None
-    with Path(memory.path).open("rb") as file:
-        header = elf.elf64_ehdr.parse(file.read(elf.elf64_ehdr.sizeof()))
-        file.seek(header.e_phoff)
-        first = elf.elf64_phdr.parse(file.read(elf.elf64_phdr.sizeof()))
-        if first.p_type != elf.PT_NOTE or first.p_filesz > CHUNK:
-            return None
-        file.seek(first.p_offset)
-        raw = file.read(first.p_filesz)
-    size = elf.elf64_nhdr.sizeof()
-    if len(raw) < size:
-        return None
-    note = elf.elf64_nhdr.parse(raw[:size])
-    if raw[size : size + note.n_namesz] != NOTE_NAME:
-        return None
-    start = size + _aligned(note.n_namesz, 4)
-    return raw[start : start + note.n_descsz]
+    return next((desc for name, desc in notes_of(memory.file) if name == NOTE_NAME), None)
 
 
 def write_packed(
@@ -165,10 +153,10 @@ def write_packed(
 def _write(
     memory: PhysicalMemory, packed: Plan, file: BinaryIO, progress: Callable[[int], None]
 ) -> None:
-    note = elf.elf64_nhdr.build(
-        {"n_namesz": len(NOTE_NAME), "n_descsz": len(packed.note), "n_type": NOTE_TYPE}
+    note = _build(
+        elf.elf64_nhdr, n_namesz=len(NOTE_NAME), n_descsz=len(packed.note), n_type=NOTE_TYPE
     )
-    note += NOTE_NAME + packed.note.ljust(_aligned(len(packed.note), 4), b"\0")
+    note += NOTE_NAME + packed.note.ljust(elf.note_padded(len(packed.note)), b"\0")
     segments = list(_segments(packed))
     phnum = len(segments) + 1
     if phnum > MAX_SEGMENTS:
@@ -189,7 +177,7 @@ def _write(
         offset += filesz
     file.write(note)
     if extended:
-        file.write(b"\0" * (shoff - file.tell()) + _shdr(phnum))
+        file.write(b"\0" * (shoff - file.tell()) + _build(elf.elf64_shdr, sh_info=phnum))
     file.write(b"\0" * (_aligned(file.tell(), _ALIGN) - file.tell()))
     for extent, filesz in segments:
         for at in range(0, filesz, CHUNK):
@@ -214,53 +202,46 @@ def _segments(packed: Plan) -> Iterator[tuple[Extent, int]]:
 
 
 def _ehdr(phnum: int, shoff: int) -> bytes:
-    built: bytes = elf.elf64_ehdr.build(
-        {
-            "e_ident": {
-                "magic": b"\x7fELF",
-                "ei_class": elf.ELFCLASS64,
-                "ei_data": elf.ELFDATA2LSB,
-                "ei_version": 1,
-                "ei_osabi": 0,
-                "ei_pad": bytes(8),
-            },
-            "e_type": elf.ET_CORE,
-            "e_machine": 0,
-            "e_version": 1,
-            "e_entry": 0,
-            "e_phoff": elf.elf64_ehdr.sizeof(),
-            "e_shoff": shoff,
-            "e_flags": 0,
-            "e_ehsize": elf.elf64_ehdr.sizeof(),
-            "e_phentsize": elf.elf64_phdr.sizeof(),
-            "e_phnum": phnum,
-            "e_shentsize": elf.elf64_shdr.sizeof() if shoff else 0,
-            "e_shnum": 1 if shoff else 0,
-            "e_shstrndx": 0,
-        }
+    return _build(
+        elf.elf64_ehdr,
+        e_ident={
+            "magic": elf.ELFMAG,
+            "ei_class": elf.ELFCLASS64,
+            "ei_data": elf.ELFDATA2LSB,
+            "ei_version": 1,
+            "ei_osabi": 0,
+            "ei_pad": bytes(8),
+        },
+        e_type=elf.ET_CORE,
+        e_version=1,
+        e_phoff=elf.elf64_ehdr.sizeof(),
+        e_shoff=shoff,
+        e_ehsize=elf.elf64_ehdr.sizeof(),
+        e_phentsize=elf.elf64_phdr.sizeof(),
+        e_phnum=phnum,
+        e_shentsize=elf.elf64_shdr.sizeof() if shoff else 0,
+        e_shnum=1 if shoff else 0,
     )
-    return built
 
 
 def _phdr(kind: int, offset: int, paddr: int, filesz: int, memsz: int) -> bytes:
-    built: bytes = elf.elf64_phdr.build(
-        {
-            "p_type": kind,
-            "p_flags": 4,
-            "p_offset": offset,
-            "p_vaddr": paddr,
-            "p_paddr": paddr,
-            "p_filesz": filesz,
-            "p_memsz": memsz,
-            "p_align": 4 if kind == elf.PT_NOTE else 0,
-        }
+    return _build(
+        elf.elf64_phdr,
+        p_type=kind,
+        p_flags=4,
+        p_offset=offset,
+        p_vaddr=paddr,
+        p_paddr=paddr,
+        p_filesz=filesz,
+        p_memsz=memsz,
+        p_align=4 if kind == elf.PT_NOTE else 0,
     )
-    return built
 
 
-def _shdr(phnum: int) -> bytes:
-    fields = dict.fromkeys((field.name for field in elf.elf64_shdr.subcons), 0)
-    built: bytes = elf.elf64_shdr.build({**fields, "sh_info": phnum})
+def _build(layout: Struct, **fields: Any) -> bytes:
+    """A struct of which all other fields are zero."""
+    names = [field.name for field in layout.subcons]
+    built: bytes = layout.build({**dict.fromkeys(names, 0), **fields})
     return built
 
 

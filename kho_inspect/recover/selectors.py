@@ -12,6 +12,7 @@ from urllib.parse import quote
 import numpy as np
 
 from kho_inspect.errors import KhoError, MissingMemoryError
+from kho_inspect.layouts.vmalloc import kho_vmalloc
 from kho_inspect.model.contents import KhoTest, Luo, Memblock
 from kho_inspect.units import Extent, PhysAddr, parse_size
 from kho_inspect.walk.faults import FaultLog
@@ -127,10 +128,6 @@ def select(handover: Handover, memory: PhysicalMemory, selectors: Sequence[str])
     return list(chosen.values())
 
 
-def _is_named(selector: str, wanted: set[str]) -> bool:
-    return selector in wanted or any(selector.startswith(f"{one}/") for one in wanted)
-
-
 def _with_hex_token(selector: str) -> str:
     """``LUO/vm/4097`` → ``LUO/vm/0x1001``."""
     head, slash, token = selector.rpartition("/")
@@ -184,7 +181,7 @@ def _vmalloc_item(handover: Handover, memory: PhysicalMemory, selector: str) -> 
     area = next((area for area in _areas(handover) if area.first == paddr), None)
     if area is None:
         try:
-            descriptor = parse_vmalloc(memory.read(paddr, 16))
+            descriptor = parse_vmalloc(memory.read(paddr, kho_vmalloc.sizeof()))
         except MissingMemoryError as error:
             raise SelectorError(f"{selector}: {error.message}") from error
         faults = FaultLog()

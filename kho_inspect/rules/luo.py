@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from kho_inspect import intervals
+from kho_inspect.layouts.luo import luo_compatible
 from kho_inspect.model.contents import Luo
 from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.fdt_node import text_of
 from kho_inspect.rules.base import Catalogue, Found, Need, Severity
 from kho_inspect.rules.case import Case, is_sessions
 from kho_inspect.units import Extent, human_size, plural
@@ -49,7 +51,7 @@ def luo_incompatible(case: Case) -> Iterator[Found]:
         if name is None and blob.fdt is not None:
             name = blob.fdt.string("compatible")
         if name is None:
-            name = bytes(blob.data[:8]).split(b"\0")[0].decode("utf-8", "backslashreplace")
+            name = text_of(luo_compatible(blob.data).split(b"\0")[0])
         if name not in abi.luo:
             yield Found(
                 f"LUO compatible is {name!r}, should be {' or '.join(abi.luo)} for "

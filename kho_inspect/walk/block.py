@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kho_inspect.errors import MissingMemoryError
-from kho_inspect.layouts.block import block_capacity, kho_block_header
+from kho_inspect.layouts.block import kho_block_header
 from kho_inspect.layouts.views import parse_record
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import PhysAddr
@@ -43,8 +43,8 @@ def walk_blocks(
     above what it has room for gives none.
     """
     page, entry_size = geometry.page_size, entry.sizeof()
-    capacity = block_capacity(geometry, entry_size)
     header_size = kho_block_header.sizeof()
+    capacity = (page - header_size) // entry_size
     blocks: dict[PhysAddr, None] = {}
     entries: list[memoryview] = []
     at = first

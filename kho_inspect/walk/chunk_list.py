@@ -13,7 +13,6 @@ from kho_inspect import intervals
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.v1 import (
     PRESERVE_SMALL,
-    chunk_capacity,
     kho_mem_phys_bits,
     khoser_mem_bitmap_ptr,
     khoser_mem_chunk_hdr,
@@ -23,7 +22,7 @@ from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.map import ChunkList, MapChunk
 from kho_inspect.model.preserved import Preserved
-from kho_inspect.units import PhysAddr, plural
+from kho_inspect.units import PhysAddr
 from kho_inspect.walk.bitmap import runs_of_bits
 from kho_inspect.walk.faults import missing_kind
 
@@ -146,8 +145,9 @@ class _Walker:
         self, paddr: PhysAddr, data: memoryview, path: str
     ) -> tuple[MapChunk | None, PhysAddr]:
         """The chunk, None when its header is impossible; and the address of the next one."""
-        header = parse_record(khoser_mem_chunk_hdr, data)
-        count, capacity = header.num_elms, chunk_capacity(self.geometry)
+        header, element = parse_record(khoser_mem_chunk_hdr, data), dtype_of(khoser_mem_bitmap_ptr)
+        start = khoser_mem_chunk_hdr.sizeof()
+        count, capacity = header.num_elms, (len(data) - start) // element.itemsize
         if count > capacity:
             self.give_up(
                 FaultKind.CHUNK_COUNT,
@@ -166,12 +166,7 @@ class _Walker:
                 path,
             )
             return None, header.next
-        elements = np.frombuffer(
-            data,
-            dtype=dtype_of(khoser_mem_bitmap_ptr),
-            count=count,
-            offset=khoser_mem_chunk_hdr.sizeof(),
-        )
+        elements = np.frombuffer(data, element, count, start)
         chunk = MapChunk(
             paddr, header.order, count, elements["phys_start"].copy(), elements["bitmap"].copy()
         )
@@ -246,10 +241,3 @@ class _Walker:
         return intervals.merge(
             *intervals.from_pairs((low, min(high, limit)) for low, high in self.lost)
         )
-
-
-def describe_size(size: int, geometry: PageGeometry) -> str:
-    """``512-byte bitmaps (6.16, 6.17)`` or ``page-sized bitmaps``."""
-    if size == PRESERVE_SMALL != geometry.page_size:
-        return f"{plural(size, 'byte')} a bitmap, as 6.16 and 6.17 write"
-    return "a page a bitmap"

@@ -15,7 +15,7 @@ import numpy as np
 from kho_inspect import intervals
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.radix import kho_radix_leaf, kho_radix_node
-from kho_inspect.layouts.views import dtype_of
+from kho_inspect.layouts.views import U64Array, dtype_of
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.memory import Presence
 from kho_inspect.model.faults import FaultKind
@@ -345,14 +345,14 @@ class Step:
 def look_up(memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, key: int) -> list[Step]:
     """The nodes on the way to ``key``, ending at the first zero entry or unreadable node."""
     steps: list[Step] = []
-    paddr = root
+    word_of, paddr = U64Array.element, root
     for level in range(geometry.levels - 1, -1, -1):
         index = geometry.index(key, level)
         word = index >> 6 if level == 0 else index
         try:
             if paddr % geometry.page_size:
                 break
-            value = int.from_bytes(memory.read(paddr + 8 * word, 8), "little")
+            (value,) = word_of.unpack(memory.read(paddr + word * word_of.size, word_of.size))
         except MissingMemoryError:
             break
         if level == 0:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,19 +23,9 @@ if TYPE_CHECKING:
     from kho_inspect.walk.faults import FaultLog
 
 
-class VmallocDescriptor(Protocol):
-    """The fields of a parsed ``struct kho_vmalloc``."""
-
-    first: PhysAddr
-    total_pages: int
-    flags: int
-    order: int
-
-
-def parse_vmalloc(data: bytes | memoryview) -> VmallocDescriptor:
+def parse_vmalloc(data: bytes | memoryview) -> SimpleNamespace:
     """A ``struct kho_vmalloc`` from (at least) 16 bytes."""
-    descriptor: VmallocDescriptor = parse_record(kho_vmalloc, data)
-    return descriptor
+    return parse_record(kho_vmalloc, data)
 
 
 def pages_of(memory: PhysicalMemory, geometry: PageGeometry) -> int:
@@ -45,7 +36,7 @@ def pages_of(memory: PhysicalMemory, geometry: PageGeometry) -> int:
 def walk_vmalloc(
     memory: PhysicalMemory,
     geometry: PageGeometry,
-    descriptor: VmallocDescriptor,
+    descriptor: SimpleNamespace,
     path: str,
     faults: FaultLog,
     limit: int | None = None,
@@ -64,7 +55,7 @@ def walk_vmalloc(
     if not _check_descriptor(flags, order, geometry, path, faults):
         return VmallocArea(first, total_pages, flags, order, (), none, path)
     layout = dtype_of(kho_vmalloc_chunk(geometry))
-    slots = geometry.page_size // 8 - 1
+    slots = layout["phys"].shape[0]
     # The writer appends a chunk whenever one is filled to the last slot, so one may be empty.
     most_chunks = (total_pages >> order) // slots + 1
     chunks: list[PhysAddr] = []

@@ -51,6 +51,15 @@ def test_live_reads_like_the_dump(kcore: Path, debugfs: Path) -> None:
         assert {**live, "source": None} == {**dump, "source": None}
 
 
+def test_provenance_is_kept_wherever_its_note_stands(
+    kcore: Path, debugfs: Path, tmp_path: Path
+) -> None:
+    packed = tmp_path / "packed.elf"
+    result = kho_inspect("pack", "--live", kcore, debugfs, "-o", packed)
+    assert result.status == 0, result.stderr
+    assert b'"source": "x86_64-kho-v2' in packed.read_bytes()
+
+
 def test_the_outgoing_fdt_serves_where_nothing_came_in(kcore: Path, debugfs: Path) -> None:
     (debugfs / "kho" / "in" / "fdt").unlink()
     result = kho_inspect("--live", kcore, debugfs, "--json")

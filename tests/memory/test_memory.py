@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from kho_inspect.errors import NotStoredMemoryError, OutsideMemoryError, UnreadableInputError
 from kho_inspect.memory import Presence, RamBlock, open_memory
+from kho_inspect.memory.elf_core import notes_of
 from kho_inspect.units import Extent
+from tests.fuzz.entries import BytesFile
 from tests.support.builder import Image
 from tests.support.dump_files import Segment, write_elf
 
@@ -243,6 +246,42 @@ def test_a_segment_at_the_top_of_the_address_space_is_clipped(dump: Path) -> Non
     assert memory.stored == (Extent((1 << 64) - 0x1000, 1 << 64),)
     assert memory.gather(words((1 << 64) - 8), U64)[0].tobytes() == b"TTTTTTTT"
     assert memory.stored_mask(words((1 << 64) - 8, (1 << 64) - 7), 8).tolist() == [True, False]
+
+
+def elf_of_notes(*segments: bytes) -> BytesFile:
+    """An ELF core of nothing but note segments."""
+    ident = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
+    fields = (ident, 4, 62, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
+    headers, at = struct.pack("<16sHHIQQQIHHHHHH", *fields), 64 + 56 * len(segments)
+    for data in segments:
+        headers += struct.pack("<IIQQQQQQ", 4, 0, at, 0, 0, len(data), 0, 4)
+        at += len(data)
+    return BytesFile(headers + b"".join(segments))
+
+
+def elf_note(name: bytes, desc: bytes) -> bytes:
+    padded = [part + b"\0" * (-len(part) % 4) for part in (name, desc)]
+    return struct.pack("<III", len(name), len(desc), 1) + b"".join(padded)
+
+
+def test_notes_come_in_file_order_without_their_padding() -> None:
+    notes = [(b"CORE\0", b"12345"), (b"", b""), (b"KHO-INSPECT\0", b"{}"), (b"abcd", b"x" * 8)]
+    first, *others = (elf_note(*note) for note in notes)
+    assert list(notes_of(elf_of_notes(first, b"", b"".join(others)))) == notes
+
+
+def test_notes_that_run_past_their_segment_are_cut() -> None:
+    for cut, desc in ((23, b"123"), (20, b""), (14, b"")):
+        found = list(notes_of(elf_of_notes(elf_note(b"CORE\0", b"1234")[:cut])))
+        assert found == [(b"CORE\0"[: cut - 12], desc)]
+    huge = struct.pack("<III", 0xFFFFFFFF, 0xFFFFFFFF, 1)
+    assert list(notes_of(elf_of_notes(huge + b"CORE", bytes(11)))) == [(b"CORE", b"")]
+
+
+def test_no_more_notes_are_read_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = elf_note(b"abcd", b"1234")
+    monkeypatch.setattr("kho_inspect.memory.elf_core.MAX_NOTES", 2 * len(note) + 1)
+    assert len(list(notes_of(elf_of_notes(note, note, note)))) == 2
 
 
 # -- files
