@@ -5,6 +5,7 @@ Source: ``kho_mem_deserialize()`` in ``kernel/kexec_handover.c`` [6.18].
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.model import FaultKind
 from kho_inspect.preserved import ChunkList, MapChunk, Preserved
-from kho_inspect.units import PhysAddr, plural
+from kho_inspect.units import PhysAddr
 from kho_inspect.walk.bitmap import runs_of_bits
 from kho_inspect.walk.faults import missing_kind
 
@@ -54,15 +55,7 @@ def walk_chunks(
     kept = []
     for number, chunk in enumerate(chunks):
         good = walker.check_bitmaps(chunk, number, size)
-        kept.append(
-            MapChunk(
-                chunk.paddr,
-                chunk.order,
-                chunk.num_elms,
-                chunk.phys_start[good],
-                chunk.bitmap[good],
-            )
-        )
+        kept.append(replace(chunk, phys_start=chunk.phys_start[good], bitmap=chunk.bitmap[good]))
         orders.setdefault(chunk.order, []).append(walker.read_bitmaps(kept[-1], size))
     runs = {
         order: intervals.merge(
@@ -147,23 +140,15 @@ class _Walker:
         """The chunk, None when its header is impossible; and the address of the next one."""
         header = parse_record(khoser_mem_chunk_hdr, data)
         count, capacity = header.num_elms, chunk_capacity(self.geometry)
+        kind = None
         if count > capacity:
-            self.give_up(
-                FaultKind.CHUNK_COUNT,
-                f"kho-v1 {path} at {paddr:#x} has {count:,} elements, its page has room for "
-                f"{capacity}",
-                paddr,
-                path,
-            )
-            return None, header.next
-        if header.order > self.geometry.order0_bit:
-            self.give_up(
-                FaultKind.CHUNK_ORDER,
-                f"kho-v1 {path} at {paddr:#x} has order {header.order}, more than any address has "
-                "room for",
-                paddr,
-                path,
-            )
+            kind = FaultKind.CHUNK_COUNT
+            what = f"{count:,} elements, its page has room for {capacity}"
+        elif header.order > self.geometry.order0_bit:
+            kind = FaultKind.CHUNK_ORDER
+            what = f"order {header.order}, more than any address has room for"
+        if kind:
+            self.give_up(kind, f"kho-v1 {path} at {paddr:#x} has {what}", paddr, path)
             return None, header.next
         elements = np.frombuffer(
             data,
@@ -209,9 +194,8 @@ class _Walker:
             return FaultKind.NODE_MISALIGNED, f"is not aligned to its {size} bytes"
         if not stored:
             presence = self.memory.presence(bitmap, size)
-            kind = FaultKind.NODE_OUTSIDE
-            if presence.value != "outside":
-                kind = FaultKind.NODE_NOT_STORED
+            outside = presence.value == "outside"
+            kind = FaultKind.NODE_OUTSIDE if outside else FaultKind.NODE_NOT_STORED
             return kind, f"is {presence.value} in the dump"
         if bitmap in self.seen:
             return FaultKind.NODE_ALIASED, "is another element's bitmap, or a chunk"
@@ -245,10 +229,3 @@ class _Walker:
         return intervals.merge(
             *intervals.from_pairs((low, min(high, limit)) for low, high in self.lost)
         )
-
-
-def describe_size(size: int, geometry: PageGeometry) -> str:
-    """``512-byte bitmaps (6.16, 6.17)`` or ``page-sized bitmaps``."""
-    if size == PRESERVE_SMALL != geometry.page_size:
-        return f"{plural(size, 'byte')} a bitmap, as 6.16 and 6.17 write"
-    return "a page a bitmap"
