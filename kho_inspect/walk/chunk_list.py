@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kho_inspect import intervals
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.v1 import (
     PRESERVE_SMALL,
     chunk_capacity,
@@ -25,7 +24,7 @@ from kho_inspect.model import FaultKind
 from kho_inspect.preserved import ChunkList, MapChunk, Preserved
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.bitmap import runs_of_bits
-from kho_inspect.walk.faults import missing_kind
+from kho_inspect.walk.pages import ListPage, PageList
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +33,14 @@ if TYPE_CHECKING:
     from kho_inspect.intervals import I64, Intervals
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.walk.faults import FaultLog
+
+_CHUNKS = ListPage(
+    "kho-v1 {path}",
+    FaultKind.NODE_OUTSIDE,
+    FaultKind.NODE_NOT_STORED,
+    cycle=(FaultKind.NODE_CYCLE, "kho-v1 {path} at {at:#x} stands earlier in the list"),
+    misaligned=(FaultKind.NODE_MISALIGNED, "kho-v1 {path} at {at:#x} is not aligned to a page"),
+)
 
 
 def walk_chunks(
@@ -101,37 +108,26 @@ class _Walker:
 
     def read_chunks(self, first: PhysAddr) -> list[MapChunk]:
         """Every chunk up to the end of the list, or to the first that cannot be read."""
-        page = self.geometry.page_size
+        pages = PageList(_CHUNKS, self.memory, self.geometry, self.faults)
         chunks: list[MapChunk] = []
         at = first
         while at:
             self.pointers += 1
             path = f"chunk {len(chunks)}"
-            what = f"kho-v1 {path} at {at:#x}"
             if self.pointers > self.limits.nodes:
-                self.give_up(
-                    FaultKind.LIMIT, exceeded("bitmaps", "nodes", self.limits.nodes), at, path
-                )
+                message = exceeded("bitmaps", "nodes", self.limits.nodes)
+                self.faults.add(FaultKind.LIMIT, message, paddr=at, path=path)
                 break
-            if at % page:
-                self.give_up(
-                    FaultKind.NODE_MISALIGNED, f"{what} is not aligned to a page", at, path
-                )
+            data = pages.read(at, path)
+            if data is None:
                 break
-            if at in self.seen:
-                self.give_up(FaultKind.NODE_CYCLE, f"{what} stands earlier in the list", at, path)
-                break
-            try:
-                data = self.memory.read(at, page)
-            except MissingMemoryError as error:
-                kind = missing_kind(error, FaultKind.NODE_OUTSIDE, FaultKind.NODE_NOT_STORED)
-                self.give_up(kind, f"kho-v1 {path}: {error.message}", at, path)
-                break
-            self.seen.add(at)
             chunk, at = self.parse_chunk(at, data, path)
             if chunk is not None:
                 chunks.append(chunk)
                 self.pointers += len(chunk.bitmap)
+        if at:
+            self.lost.append((0, 1 << self.geometry.order0_bit))
+        self.seen.update(pages.seen)
         return chunks
 
     def parse_chunk(
