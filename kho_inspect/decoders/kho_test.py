@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kho_inspect.decoders.context import BlobDecoder, is_fdt
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.kho_test import FOLIO_ORDER_MASK
 from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc
 from kho_inspect.model.contents import KhoTest
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.units import human_size
-from kho_inspect.walk.faults import missing_kind
+from kho_inspect.walk.pages import Target
 from kho_inspect.walk.vmalloc import parse_vmalloc
 
 if TYPE_CHECKING:
@@ -25,6 +23,9 @@ if TYPE_CHECKING:
     from kho_inspect.model.fdt_node import FdtNode
     from kho_inspect.model.handover import Blob
 
+_FOLIO = Target(
+    "kho_test folio of {size}", FaultKind.KHO_TEST_FOLIOS, FaultKind.KHO_TEST_NOT_STORED
+)
 MAX_SUMMED = 1 << 30
 """Folio bytes beyond which the checksum is not computed."""
 
@@ -112,15 +113,9 @@ def _checksum(context: Context, phys: NDArray[np.uint64], order: I64, total: int
         return None
     value = 0
     for paddr, one in zip(phys.tolist(), order.tolist(), strict=True):
-        try:
-            data = context.memory.read(paddr, 1 << (one + context.geometry.shift))
-        except MissingMemoryError as error:
-            context.faults.add(
-                missing_kind(error, FaultKind.KHO_TEST_FOLIOS, FaultKind.KHO_TEST_NOT_STORED),
-                f"kho_test folio of {human_size(error.size or 0)}: {error.message}",
-                paddr=paddr,
-                path="/kho_test/data/folios_info",
-            )
+        size, path = 1 << (one + context.geometry.shift), "/kho_test/data/folios_info"
+        data = _FOLIO.read(context.memory, paddr, size, path, context.faults)
+        if data is None:
             return None
         value += int(np.frombuffer(data, dtype="<u2").sum(dtype=np.uint64))
     while value >> 16:

@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kho_inspect.decoders.context import BlobDecoder, is_fdt
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts import luo as layout
 from kho_inspect.layouts.views import parse_record
 from kho_inspect.model.contents import Luo, LuoFile, LuoFlb, LuoSession
@@ -18,7 +17,7 @@ from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import text_of
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.block import walk_blocks
-from kho_inspect.walk.faults import missing_kind
+from kho_inspect.walk.pages import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from kho_inspect.model.handover import Blob
 
 OWNER = "LUO"
+_ARRAY = Target("LUO array", FaultKind.LUO_ARRAY_MISSING, FaultKind.LUO_ARRAY_NOT_STORED)
 
 
 def decode_fdt(context: Context, blob: Blob, kind: str) -> Luo:
@@ -120,19 +120,19 @@ def _read_array(
     context: Context, paddr: PhysAddr, header: Struct, entry: Struct, size: int, path: str
 ) -> list[Any]:
     """Entries behind a header with a ``count``, in an area of ``size`` bytes."""
-    try:
-        fields = parse_record(header, context.memory.read(paddr, header.sizeof()))
-    except MissingMemoryError as error:
-        _array_missing(context, error, path)
-        return []
     start = header.sizeof()
-    return _read_entries(context, paddr + start, fields.count, entry, size - start, path)
+    raw = _ARRAY.read(context.memory, paddr, start, path, context.faults)
+    if raw is None:
+        return []
+    count = parse_record(header, raw).count
+    return _read_entries(context, paddr + start, count, entry, size - start, path)
 
 
 def _read_entries(
     context: Context, paddr: PhysAddr, count: int, entry: Struct, room: int, path: str
 ) -> list[Any]:
-    capacity = max(room, 0) // entry.sizeof()
+    step = entry.sizeof()
+    capacity = max(room, 0) // step
     if count > capacity:
         context.faults.add(
             FaultKind.LUO_COUNT,
@@ -141,19 +141,12 @@ def _read_entries(
             path=path,
         )
         return []
-    try:
-        data = context.memory.read(paddr, count * entry.sizeof()) if count else b""
-    except MissingMemoryError as error:
-        _array_missing(context, error, path)
+    size = count * step
+    data = _ARRAY.read(context.memory, paddr, size, path, context.faults) if size else None
+    if data is None:
         return []
-    step = entry.sizeof()
     offsets = context.afford(range(0, len(data), step), path)
     return [parse_record(entry, data[at : at + step]) for at in offsets]
-
-
-def _array_missing(context: Context, error: MissingMemoryError, path: str) -> None:
-    kind = missing_kind(error, FaultKind.LUO_ARRAY_MISSING, FaultKind.LUO_ARRAY_NOT_STORED)
-    context.faults.add(kind, f"LUO array: {error.message}", paddr=error.paddr, path=path)
 
 
 def _sessions(
@@ -192,11 +185,10 @@ def _flbs(context: Context, paddr: PhysAddr, path: str) -> tuple[LuoFlb, ...]:
         return ()
     here = f"{path} → flbs"
     header = layout.luo_flb_header_ser
-    try:
-        pgcnt = parse_record(header, context.memory.read(paddr, header.sizeof())).pgcnt
-    except MissingMemoryError as error:
-        _array_missing(context, error, here)
+    raw = _ARRAY.read(context.memory, paddr, header.sizeof(), here, context.faults)
+    if raw is None:
         return ()
+    pgcnt = parse_record(header, raw).pgcnt
     if pgcnt > layout.LUO_FLB_MAX_PGCNT:
         context.faults.add(
             FaultKind.LUO_FLB,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.memfd import (
     FOLIO_PFN_BITS,
     memfd_luo_folio_ser,
@@ -17,12 +16,13 @@ from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.model.contents import Folios, Memfd, VmallocArea
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import PhysAddr, plural
-from kho_inspect.walk.faults import missing_kind
+from kho_inspect.walk.pages import Target
 
 if TYPE_CHECKING:
     from kho_inspect.decoders.context import Context, FileDecoder
 
 _LAYOUTS = {"memfd-v1": memfd_luo_ser_v1, "memfd-v2": memfd_luo_ser}
+_DESCRIPTOR = Target("memfd descriptor", FaultKind.MEMFD_MISSING, FaultKind.MEMFD_NOT_STORED)
 _FOLIO = dtype_of(memfd_luo_folio_ser)
 _FLAGS = np.uint64(FOLIO_PFN_BITS)
 _PFN = np.uint64((1 << FOLIO_PFN_BITS) - 1)
@@ -34,11 +34,8 @@ def _decoder(compatible: str) -> FileDecoder:
 
     def decode(context: Context, data: PhysAddr, owner: str, path: str) -> Memfd | None:
         """The descriptor at ``data`` and its folio table; both and the folios are claimed."""
-        try:
-            raw = context.memory.read(data, size)
-        except MissingMemoryError as error:
-            kind = missing_kind(error, FaultKind.MEMFD_MISSING, FaultKind.MEMFD_NOT_STORED)
-            context.faults.add(kind, f"memfd descriptor: {error.message}", paddr=data, path=path)
+        raw = _DESCRIPTOR.read(context.memory, data, size, path, context.faults)
+        if raw is None:
             return None
         fields = parse_record(layout, raw)
         context.claims.add(owner, "memfd descriptor", data, size)

@@ -7,20 +7,21 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kho_inspect import fdt
-from kho_inspect.errors import FdtError, MissingMemoryError
+from kho_inspect.errors import FdtError
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.handover import Blob
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr, human_size, plural
-from kho_inspect.walk.faults import missing_kind
+from kho_inspect.walk.pages import Target
 
 if TYPE_CHECKING:
     from kho_inspect.abi import Abi
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.walk.faults import FaultLog
 
+_BLOB = Target("blob", FaultKind.BLOB_OUTSIDE, FaultKind.BLOB_NOT_STORED)
 MAX_SUBNODES = 2048
 """The root FDT is one page, 64 KiB at the most, of which a sub-node takes at least 32 bytes."""
 
@@ -81,14 +82,10 @@ class _Reader:
             self.check_property(node, self.abi.blob_size_property, path)
             size = node.u64(self.abi.blob_size_property)
         if paddr is not None:
-            try:
-                if self.abi.blob_size_property is None:
-                    size = self.fdt_size(paddr, path)
-                if size is not None:
-                    data = self.data(paddr, size, path)
-            except MissingMemoryError as error:
-                kind = missing_kind(error, FaultKind.BLOB_OUTSIDE, FaultKind.BLOB_NOT_STORED)
-                self.faults.add(kind, f"blob: {error.message}", paddr=paddr, path=path)
+            if self.abi.blob_size_property is None:
+                size = self.fdt_size(paddr, path)
+            if size is not None:
+                data = self.data(paddr, size, path)
         tree = None if data is None else self.as_fdt(data, paddr, path)
         return Blob(
             node.name,
@@ -103,10 +100,7 @@ class _Reader:
         )
 
     def data(self, paddr: PhysAddr, size: int, path: str) -> bytes | memoryview | None:
-        """The bytes of a blob, None (and a fault) where they are beyond the limit.
-
-        Raises MissingMemoryError.
-        """
+        """The bytes of a blob, None (and a fault) where they are missing or beyond the limit."""
         limit = self.limits.blob
         if size > self.left:
             self.faults.add(
@@ -117,8 +111,8 @@ class _Reader:
                 path=path,
             )
             return None
-        data = self.memory.read(paddr, size)
-        self.left -= size
+        data = _BLOB.read(self.memory, paddr, size, path, self.faults)
+        self.left -= 0 if data is None else size
         return data
 
     def check_property(self, node: FdtNode, name: str, path: str) -> None:
@@ -132,7 +126,9 @@ class _Reader:
 
     def fdt_size(self, paddr: PhysAddr, path: str) -> int | None:
         """Up to kho-v2 a blob is an FDT and its size is the FDT's own."""
-        head = self.memory.read(paddr, fdt.START_SIZE)
+        head = _BLOB.read(self.memory, paddr, fdt.START_SIZE, path, self.faults)
+        if head is None:
+            return None
         size = fdt.total_size(head)
         if size is None:
             self.faults.add(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.block import kho_block_header
 from kho_inspect.layouts.views import parse_record
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import PhysAddr
-from kho_inspect.walk.faults import missing_kind
+from kho_inspect.walk.pages import ListPage, PageList
 
 if TYPE_CHECKING:
     from construct import Struct
@@ -18,6 +17,14 @@ if TYPE_CHECKING:
     from kho_inspect.geometry import PageGeometry
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.walk.faults import FaultLog
+
+_BLOCKS = ListPage(
+    "kho_block",
+    FaultKind.BLOCK_OUTSIDE,
+    FaultKind.BLOCK_NOT_STORED,
+    cycle=(FaultKind.BLOCK_CYCLE, "kho_block {last:#x} links back to block {at:#x}"),
+    misaligned=(FaultKind.BLOCK_MISALIGNED, "kho_block {at:#x} is not aligned to a page"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +49,16 @@ def walk_blocks(
     No block is read twice, and none once there are ``limit`` entries. A block whose ``count`` is
     above what it has room for gives none.
     """
-    page, entry_size = geometry.page_size, entry.sizeof()
+    entry_size = entry.sizeof()
     header_size = kho_block_header.sizeof()
-    capacity = (page - header_size) // entry_size
-    blocks: dict[PhysAddr, None] = {}
+    capacity = (geometry.page_size - header_size) // entry_size
+    blocks = PageList(_BLOCKS, memory, geometry, faults)
     entries: list[memoryview] = []
     at = first
     while at and len(entries) < limit:
-        here = f"{path} → block {len(blocks)}"
-        if at in blocks:
-            faults.add(
-                FaultKind.BLOCK_CYCLE,
-                f"kho_block {next(reversed(blocks)):#x} links back to block {at:#x}",
-                paddr=at,
-                path=here,
-            )
-            break
-        if at % page:
-            faults.add(
-                FaultKind.BLOCK_MISALIGNED,
-                f"kho_block {at:#x} is not aligned to a page",
-                paddr=at,
-                path=here,
-            )
-            break
-        try:
-            data = memory.read(at, page)
-        except MissingMemoryError as error:
-            kind = missing_kind(error, FaultKind.BLOCK_OUTSIDE, FaultKind.BLOCK_NOT_STORED)
-            faults.add(kind, f"kho_block: {error.message}", paddr=at, path=here)
+        here = f"{path} → block {len(blocks.seen)}"
+        data = blocks.read(at, here)
+        if data is None:
             break
         header = parse_record(kho_block_header, data)
         count = header.count
@@ -82,8 +70,7 @@ def walk_blocks(
                 path=here,
             )
             count = 0
-        blocks[at] = None
         for offset in range(header_size, header_size + count * entry_size, entry_size):
             entries.append(data[offset : offset + entry_size])
         at = header.next
-    return BlockChain(tuple(blocks), tuple(entries))
+    return BlockChain(tuple(blocks.seen), tuple(entries))

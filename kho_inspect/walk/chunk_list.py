@@ -5,12 +5,12 @@ Source: ``kho_mem_deserialize()`` in ``kernel/kexec_handover.c`` [6.18].
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kho_inspect import intervals
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.v1 import (
     PRESERVE_SMALL,
     kho_mem_phys_bits,
@@ -24,7 +24,7 @@ from kho_inspect.model.map import ChunkList, MapChunk
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.bitmap import runs_of_bits
-from kho_inspect.walk.faults import missing_kind
+from kho_inspect.walk.pages import ListPage, PageList
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from kho_inspect.intervals import I64, Intervals
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.walk.faults import FaultLog
+
+_CHUNKS = ListPage(
+    "kho-v1 {path}",
+    FaultKind.NODE_OUTSIDE,
+    FaultKind.NODE_NOT_STORED,
+    cycle=(FaultKind.NODE_CYCLE, "kho-v1 {path} at {at:#x} stands earlier in the list"),
+    misaligned=(FaultKind.NODE_MISALIGNED, "kho-v1 {path} at {at:#x} is not aligned to a page"),
+)
 
 
 def walk_chunks(
@@ -54,15 +62,7 @@ def walk_chunks(
     kept = []
     for number, chunk in enumerate(chunks):
         good = walker.check_bitmaps(chunk, number, size)
-        kept.append(
-            MapChunk(
-                chunk.paddr,
-                chunk.order,
-                chunk.num_elms,
-                chunk.phys_start[good],
-                chunk.bitmap[good],
-            )
-        )
+        kept.append(replace(chunk, phys_start=chunk.phys_start[good], bitmap=chunk.bitmap[good]))
         orders.setdefault(chunk.order, []).append(walker.read_bitmaps(kept[-1], size))
     runs = {
         order: intervals.merge(
@@ -108,37 +108,26 @@ class _Walker:
 
     def read_chunks(self, first: PhysAddr) -> list[MapChunk]:
         """Every chunk up to the end of the list, or to the first that cannot be read."""
-        page = self.geometry.page_size
+        pages = PageList(_CHUNKS, self.memory, self.geometry, self.faults)
         chunks: list[MapChunk] = []
         at = first
         while at:
             self.pointers += 1
             path = f"chunk {len(chunks)}"
-            what = f"kho-v1 {path} at {at:#x}"
             if self.pointers > self.limits.nodes:
-                self.give_up(
-                    FaultKind.LIMIT, exceeded("bitmaps", "nodes", self.limits.nodes), at, path
-                )
+                message = exceeded("bitmaps", "nodes", self.limits.nodes)
+                self.faults.add(FaultKind.LIMIT, message, paddr=at, path=path)
                 break
-            if at % page:
-                self.give_up(
-                    FaultKind.NODE_MISALIGNED, f"{what} is not aligned to a page", at, path
-                )
+            data = pages.read(at, path)
+            if data is None:
                 break
-            if at in self.seen:
-                self.give_up(FaultKind.NODE_CYCLE, f"{what} stands earlier in the list", at, path)
-                break
-            try:
-                data = self.memory.read(at, page)
-            except MissingMemoryError as error:
-                kind = missing_kind(error, FaultKind.NODE_OUTSIDE, FaultKind.NODE_NOT_STORED)
-                self.give_up(kind, f"kho-v1 {path}: {error.message}", at, path)
-                break
-            self.seen.add(at)
             chunk, at = self.parse_chunk(at, data, path)
             if chunk is not None:
                 chunks.append(chunk)
                 self.pointers += len(chunk.bitmap)
+        if at:
+            self.lost.append((0, 1 << self.geometry.order0_bit))
+        self.seen.update(pages.seen)
         return chunks
 
     def parse_chunk(
@@ -148,23 +137,15 @@ class _Walker:
         header, element = parse_record(khoser_mem_chunk_hdr, data), dtype_of(khoser_mem_bitmap_ptr)
         start = khoser_mem_chunk_hdr.sizeof()
         count, capacity = header.num_elms, (len(data) - start) // element.itemsize
+        kind = None
         if count > capacity:
-            self.give_up(
-                FaultKind.CHUNK_COUNT,
-                f"kho-v1 {path} at {paddr:#x} has {count:,} elements, its page has room for "
-                f"{capacity}",
-                paddr,
-                path,
-            )
-            return None, header.next
-        if header.order > self.geometry.order0_bit:
-            self.give_up(
-                FaultKind.CHUNK_ORDER,
-                f"kho-v1 {path} at {paddr:#x} has order {header.order}, more than any address has "
-                "room for",
-                paddr,
-                path,
-            )
+            kind = FaultKind.CHUNK_COUNT
+            what = f"{count:,} elements, its page has room for {capacity}"
+        elif header.order > self.geometry.order0_bit:
+            kind = FaultKind.CHUNK_ORDER
+            what = f"order {header.order}, more than any address has room for"
+        if kind:
+            self.give_up(kind, f"kho-v1 {path} at {paddr:#x} has {what}", paddr, path)
             return None, header.next
         elements = np.frombuffer(data, element, count, start)
         chunk = MapChunk(
@@ -205,9 +186,8 @@ class _Walker:
             return FaultKind.NODE_MISALIGNED, f"is not aligned to its {size} bytes"
         if not stored:
             presence = self.memory.presence(bitmap, size)
-            kind = FaultKind.NODE_OUTSIDE
-            if presence.value != "outside":
-                kind = FaultKind.NODE_NOT_STORED
+            outside = presence.value == "outside"
+            kind = FaultKind.NODE_OUTSIDE if outside else FaultKind.NODE_NOT_STORED
             return kind, f"is {presence.value} in the dump"
         if bitmap in self.seen:
             return FaultKind.NODE_ALIASED, "is another element's bitmap, or a chunk"

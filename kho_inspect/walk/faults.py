@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from kho_inspect.errors import MissingMemoryError, OutsideMemoryError
 from kho_inspect.model.faults import Fault, FaultKind
 from kho_inspect.units import PhysAddr
 
@@ -41,8 +40,3 @@ class FaultLog:
             if seen > MAX_PER_KIND
         ]
         return (*self._faults, *more)
-
-
-def missing_kind(error: MissingMemoryError, outside: FaultKind, not_stored: FaultKind) -> FaultKind:
-    """Which of two kinds says why memory could not be read."""
-    return outside if isinstance(error, OutsideMemoryError) else not_stored

@@ -12,8 +12,8 @@ from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc, kho_vmalloc_chunk
 from kho_inspect.model.contents import VmallocArea
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.units import PhysAddr, plural
-from kho_inspect.walk.faults import missing_kind
+from kho_inspect.units import plural
+from kho_inspect.walk.pages import ListPage, PageList
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from kho_inspect.geometry import PageGeometry
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.walk.faults import FaultLog
+
+_CHUNKS = ListPage(
+    "vmalloc chunk",
+    FaultKind.VMALLOC_CHUNK_OUTSIDE,
+    FaultKind.VMALLOC_CHUNK_NOT_STORED,
+    cycle=(FaultKind.VMALLOC_CYCLE, "vmalloc chunk {last:#x} links back to chunk {at:#x}"),
+    misaligned=(
+        FaultKind.VMALLOC_CHUNK_MISALIGNED,
+        "vmalloc chunk {at:#x} is not aligned to a page",
+    ),
+)
+_NONE = np.empty(0, dtype=np.uint64)
 
 
 def parse_vmalloc(data: bytes | memoryview) -> SimpleNamespace:
@@ -51,70 +63,37 @@ def walk_vmalloc(
         limit = pages_of(memory, geometry)
     first, total_pages = descriptor.first, descriptor.total_pages
     flags, order = descriptor.flags, descriptor.order
-    none = np.empty(0, dtype=np.uint64)
     if not _check_descriptor(flags, order, geometry, path, faults):
-        return VmallocArea(first, total_pages, flags, order, (), none, path)
+        return VmallocArea(first, total_pages, flags, order, (), _NONE, path)
     layout = dtype_of(kho_vmalloc_chunk(geometry))
     slots = layout["phys"].shape[0]
     # The writer appends a chunk whenever one is filled to the last slot, so one may be empty.
     most_chunks = (total_pages >> order) // slots + 1
-    chunks: list[PhysAddr] = []
-    seen: set[PhysAddr] = set()
+    pages = PageList(_CHUNKS, memory, geometry, faults)
+    chunks = pages.seen
     pieces: list[NDArray[np.uint64]] = []
     entries, at = 0, first
     while at:
         here = f"{path} → chunk {len(chunks)}"
-        if at in seen:
-            faults.add(
-                FaultKind.VMALLOC_CYCLE,
-                f"vmalloc chunk {chunks[-1]:#x} links back to chunk {at:#x}",
-                paddr=at,
-                path=here,
-            )
-            break
+        too_long = ""
         if len(chunks) >= most_chunks:
-            faults.add(
-                FaultKind.VMALLOC_TOO_LONG,
-                f"vmalloc chunk list goes on at {at:#x} after {len(chunks)} chunks, "
-                f"enough for its {plural(total_pages, 'page')}",
-                paddr=at,
-                path=here,
-            )
-            break
-        if entries + len(chunks) >= limit:
-            faults.add(
-                FaultKind.VMALLOC_TOO_LONG,
+            enough = f"{len(chunks)} chunks, enough for its {plural(total_pages, 'page')}"
+            too_long = f"vmalloc chunk list goes on at {at:#x} after {enough}"
+        elif entries + len(chunks) >= limit:
+            too_long = (
                 f"vmalloc chunk list is not followed to {at:#x}: with all lists before it, it "
-                "names more pages than the machine has",
-                paddr=at,
-                path=here,
+                "names more pages than the machine has"
             )
+        data = pages.read(at, here, (FaultKind.VMALLOC_TOO_LONG, too_long) if too_long else None)
+        if data is None:
             break
-        if at % geometry.page_size:
-            faults.add(
-                FaultKind.VMALLOC_CHUNK_MISALIGNED,
-                f"vmalloc chunk {at:#x} is not aligned to a page",
-                paddr=at,
-                path=here,
-            )
-            break
-        try:
-            data = memory.read(at, geometry.page_size)
-        except MissingMemoryError as error:
-            kind = missing_kind(
-                error, FaultKind.VMALLOC_CHUNK_OUTSIDE, FaultKind.VMALLOC_CHUNK_NOT_STORED
-            )
-            faults.add(kind, f"vmalloc chunk: {error.message}", paddr=at, path=here)
-            break
-        seen.add(at)
-        chunks.append(at)
         chunk = np.frombuffer(data, dtype=layout, count=1)[0]
         phys = _used(chunk["phys"])
         _check_alignment(phys, order, geometry, here, faults)
         pieces.append(phys)
         entries += len(phys)
         at = int(chunk["next"])
-    phys = pieces[0] if len(pieces) == 1 else np.concatenate([none, *pieces])
+    phys = pieces[0] if len(pieces) == 1 else np.concatenate([_NONE, *pieces])
     phys = _named_once(phys, path, faults)
     area = VmallocArea(first, total_pages, flags, order, tuple(chunks), phys, path)
     if not area.whole and not at and len(phys) == entries:
