@@ -31,7 +31,11 @@ FORMATS = ("auto", "raw", "elf", "lime", "kdump")
 """As in ``memory.FORMATS``, which is not imported for the sake of ``--help``; a test compares."""
 
 
-class Address(click.ParamType[PhysAddr]):
+class ParamType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """click's own, which takes no type argument before click 8.4; ``convert`` says the type."""
+
+
+class Address(ParamType):
     """``0x40000000``, ``1G``, ``4096K``."""
 
     name = "address"
@@ -45,7 +49,7 @@ class Address(click.ParamType[PhysAddr]):
             self.fail(str(error), param, ctx)
 
 
-class RamMap(click.ParamType[tuple[int, int, int]]):
+class RamMap(ParamType):
     """``PADDR:OFFSET:SIZE``."""
 
     name = "paddr:offset:size"
