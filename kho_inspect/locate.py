@@ -169,7 +169,8 @@ def _fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
     # The version of a header that goes on in the next piece is not looked at.
     version = np.append(cells, np.zeros(6, dtype=cells.dtype))[2 * found + 5].byteswap()
     inside = 2 * found + 5 < len(cells)
-    return found[(size >= 40) & (size <= MAX_BOOT_FDT) & (~inside | (version >= 17))]
+    fits: NDArray[np.bool_] = (size >= 40) & (size <= MAX_BOOT_FDT) & (~inside | (version >= 17))
+    return found[fits]
 
 
 def find_bytes(memory: PhysicalMemory, needle: bytes) -> Iterator[PhysAddr]:
