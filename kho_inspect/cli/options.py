@@ -178,10 +178,13 @@ _DUMP_OPTIONS = (
     ),
 )
 
+_PAGE_SIZES = ("auto", *PAGE_SHIFTS)
+
 _OPTIONS = (
     click.option(
         "--page-size",
-        type=click.Choice(["auto", *PAGE_SHIFTS], case_sensitive=False),
+        type=click.Choice(_PAGE_SIZES, case_sensitive=False),
+        metavar=f"[{'|'.join(_PAGE_SIZES)}]",  # click from 8.2 on would say 4k
         default="auto",
         help="Page size of the kernel that wrote the handover.",
     ),
