@@ -10,7 +10,7 @@ import click
 
 from kho_inspect.abi import Abi, find_target
 from kho_inspect.cli import exit_codes
-from kho_inspect.cli.options import FORMATS, Input, reads_handover, write_text
+from kho_inspect.cli.options import FORMATS, Input, ParamType, reads_handover, write_text
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.units import Extent, parse_size
 
@@ -25,7 +25,7 @@ LEVELS = ("fatal", "error", "warning", "info")
 REPORTS = ("text", "json", "junit", "sarif", "github")
 
 
-class Area(click.ParamType[Extent]):
+class Area(ParamType):
     """``START+LEN``."""
 
     name = "start+len"
@@ -42,7 +42,7 @@ class Area(click.ParamType[Extent]):
         return Extent(start, start + size)
 
 
-class Target(click.ParamType[tuple[str, Abi]]):
+class Target(ParamType):
     """``kho-v4``, ``v4``, ``linux-7.3``."""
 
     name = "target"

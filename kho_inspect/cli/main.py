@@ -105,6 +105,10 @@ def _dispatch(args: list[str]) -> object:
     """What click's own ``main`` does, but it would make a closed pipe exit with 1: findings."""
     if f"_{PROGRAM.upper().replace('-', '_')}_COMPLETE" in os.environ:  # asked for by a shell
         return cli.main(args, prog_name=PROGRAM)
+    if not args:  # click before 8.2 takes this for a question: stdout, and 0
+        with cli.make_context(PROGRAM, args, resilient_parsing=True) as context:
+            _tell(f"{context.get_help()}\n")
+        return exit_codes.USAGE
     try:
         with cli.make_context(PROGRAM, args) as context:
             return cli.invoke(context)

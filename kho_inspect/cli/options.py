@@ -31,7 +31,11 @@ FORMATS = ("auto", "raw", "elf", "lime", "kdump")
 """As in ``memory.FORMATS``, which is not imported for the sake of ``--help``; a test compares."""
 
 
-class Address(click.ParamType[PhysAddr]):
+class ParamType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """click's own, which takes no type argument before click 8.4; ``convert`` says the type."""
+
+
+class Address(ParamType):
     """``0x40000000``, ``1G``, ``4096K``."""
 
     name = "address"
@@ -45,7 +49,7 @@ class Address(click.ParamType[PhysAddr]):
             self.fail(str(error), param, ctx)
 
 
-class RamMap(click.ParamType[tuple[int, int, int]]):
+class RamMap(ParamType):
     """``PADDR:OFFSET:SIZE``."""
 
     name = "paddr:offset:size"
@@ -174,10 +178,13 @@ _DUMP_OPTIONS = (
     ),
 )
 
+_PAGE_SIZES = ("auto", *PAGE_SHIFTS)
+
 _OPTIONS = (
     click.option(
         "--page-size",
-        type=click.Choice(["auto", *PAGE_SHIFTS], case_sensitive=False),
+        type=click.Choice(_PAGE_SIZES, case_sensitive=False),
+        metavar=f"[{'|'.join(_PAGE_SIZES)}]",  # click from 8.2 on would say 4k
         default="auto",
         help="Page size of the kernel that wrote the handover.",
     ),

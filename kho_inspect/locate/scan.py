@@ -168,7 +168,8 @@ def _fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
     at = 2 * found + _VERSION
     # The version of a header that goes on in the next piece is not looked at.
     version = cells[np.minimum(at, len(cells) - 1)].byteswap()
-    return found[(version >= FDT_LAST_SUPPORTED_VERSION) | (at >= len(cells))]
+    fits: NDArray[np.bool_] = (version >= FDT_LAST_SUPPORTED_VERSION) | (at >= len(cells))
+    return found[fits]
 
 
 def find_bytes(memory: PhysicalMemory, needle: bytes) -> Iterator[PhysAddr]:

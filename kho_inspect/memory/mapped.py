@@ -183,7 +183,7 @@ class MappedMemory:
             rows = np.frombuffer(
                 view, dtype=f"V{size}", offset=skew, count=(len(view) - skew) // size
             )
-            items = rows[(offsets - skew) // size].view(dtype)
+            items: NDArray[Any] = rows[(offsets - skew) // size].view(dtype)
             # Thousands of pages that were read once need not stay resident.
             if len(items) > 16:
                 self.file.forget(int(offsets.min()), int(offsets.max()) + size)

@@ -130,7 +130,8 @@ class Preserved:
             return np.full(len(pfns), -1, dtype=np.int8)
         if self._order_of_page is not None:
             # Beyond the last run there is nothing, as the list's last entry says.
-            return self._order_of_page[np.minimum(pfns, len(self._order_of_page) - 1)]
+            listed: I64 = np.minimum(pfns, len(self._order_of_page) - 1)
+            return self._order_of_page[listed]
         at = np.searchsorted(starts, pfns, side="right") - 1
         return np.where((at >= 0) & (pfns < ends[at]), orders[at], np.int8(-1))
 
