@@ -1,7 +1,7 @@
 """kho-inspect: look inside Linux Kexec HandOver (KHO) memory images.
 
 ``inspect(dump, dtb)`` gives the :class:`~kho_inspect.model.handover.Handover` that the command line
-prints. Importing the package is cheap: the work is imported when first asked for.
+prints. Importing the package is cheap: its modules are imported on first use.
 """
 
 from __future__ import annotations

@@ -11,18 +11,18 @@ from kho_inspect.cli import process
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    # A model of a million objects, none of them in a cycle, that lives until the end: collections
-    # in between would only take their time, a third of all.
+    # A model of a million objects, none of them in a cycle, is needed until the end: garbage
+    # collections in between would take a third of all time, and free nothing.
     gc.disable()
     try:
         process.prepare()
-        # Late: it takes its time, and a Ctrl-C meanwhile is to be as quiet as any other.
+        # Imported here: that takes long enough for a Ctrl-C, which is handled from now on.
         from kho_inspect.cli.main import run
 
         status = run()
         process.let_signals_kill()
     except process.Stopped as stopped:
-        # Past whatever is buffered: who would read it was most likely stopped as well.
+        # Without flushing what is buffered: its reader was most likely stopped as well.
         os._exit(stopped.status)
     sys.exit(status)
 

@@ -1,6 +1,6 @@
 """The one table of KHO ABI versions.
 
-Code asks a row for its features and never compares version numbers. Sources: the kernel's
+Code reads features from a row and never compares version numbers. Sources: the kernel's
 ``include/linux/kho/abi/kexec_handover.h`` (kho-v2 to kho-v4) and ``kernel/kexec_handover.c``
 of 6.18 (kho-v1).
 """
@@ -21,50 +21,44 @@ class Abi:
     compatible: str
     kernels: str
     """Releases that write it, for people."""
-    releases: tuple[str, ...]
+    releases: tuple[str, ...] = ()
     """The same for ``--target linux-X.Y``."""
-    radix: bool
-    """The map is a radix tree of bitmaps (else: a list of ``khoser_mem_chunk``)."""
-    blob_property: str
-    """Sub-node property, native-endian u64: physical address of the blob."""
-    blob_size_property: str | None
-    """Sub-node property, native-endian u64: the blob's bytes. None: every blob is an FDT."""
-    order_bit_in_width: bool
-    """The tree's depth counts the bit above an order-0 PFN (kho-v2 forgot it)."""
-    luo: tuple[str, ...]
+    luo: tuple[str, ...] = ()
     """LUO versions that its kernels accept; they panic on any other."""
-    files: tuple[str, ...]
+    files: tuple[str, ...] = ("memfd-v2",)
     """File handlers that its kernels have."""
+    radix: bool = True
+    """The map is a radix tree of bitmaps (else: a list of ``khoser_mem_chunk``)."""
+    blob_property: str = "preserved-data"
+    """Sub-node property, native-endian u64: physical address of the blob."""
+    blob_size_property: str | None = "blob-size"
+    """Sub-node property, native-endian u64: the blob's bytes. None: every blob is an FDT."""
+    order_bit_in_width: bool = True
+    """The tree's depth counts the bit above an order-0 PFN (in kho-v2 it does not)."""
 
-
-_MEMFD = ("memfd-v2",)
-_V1 = ("6.16", "6.17", "6.18", "6.19", "7.0")
 
 ABIS: tuple[Abi, ...] = (
-    Abi("kho-v1", "6.16 to 7.0", _V1, False, "fdt", None, False, (), ()),
+    Abi(
+        "kho-v1",
+        "6.16 to 7.0",
+        ("6.16", "6.17", "6.18", "6.19", "7.0"),
+        files=(),
+        radix=False,
+        blob_property="fdt",
+        blob_size_property=None,
+        order_bit_in_width=False,
+    ),
     Abi(
         "kho-v2",
         "development trees before 7.1",
-        (),
-        True,
-        "preserved-data",
-        None,
-        False,
-        ("luo-v1",),
-        ("memfd-v1", *_MEMFD),
+        releases=(),
+        luo=("luo-v1",),
+        files=("memfd-v1", "memfd-v2"),
+        blob_size_property=None,
+        order_bit_in_width=False,
     ),
-    Abi("kho-v3", "7.1", ("7.1",), True, "preserved-data", "blob-size", True, ("luo-v1",), _MEMFD),
-    Abi(
-        "kho-v4",
-        "7.2, 7.3",
-        ("7.2", "7.3"),
-        True,
-        "preserved-data",
-        "blob-size",
-        True,
-        ("luo-v5",),
-        _MEMFD,
-    ),
+    Abi("kho-v3", "7.1", ("7.1",), luo=("luo-v1",)),
+    Abi("kho-v4", "7.2, 7.3", ("7.2", "7.3"), luo=("luo-v5",)),
 )
 
 BY_COMPATIBLE: dict[str, Abi] = {abi.compatible: abi for abi in ABIS}
@@ -82,15 +76,14 @@ def find_abi(compatible: str) -> Abi | None:
 
 
 def nearest_abi(compatible: str) -> Abi:
-    """The known ABI whose name looks most like ``compatible`` (the newest when none does)."""
-    names = [abi.compatible for abi in reversed(ABIS)]
-    close = difflib.get_close_matches(compatible.split(";")[0], names, n=1, cutoff=0.0)
-    return BY_COMPATIBLE[close[0] if close else names[0]]
+    """The known ABI whose name is closest to ``compatible`` (the newest when none is close)."""
+    name = compatible.split(";")[0]
+    return BY_COMPATIBLE[difflib.get_close_matches(name, BY_COMPATIBLE, n=1, cutoff=0.0)[0]]
 
 
 def find_target(name: str) -> Abi | None:
     """``kho-v4``, ``v4``, ``linux-7.3`` or ``7.3.4`` → the ABI that such a kernel accepts."""
-    if name in BY_COMPATIBLE or f"kho-{name}" in BY_COMPATIBLE:
-        return BY_COMPATIBLE.get(name) or BY_COMPATIBLE[f"kho-{name}"]
     release = ".".join(name.removeprefix("linux-").split(".")[:2])
-    return next((abi for abi in ABIS if release in abi.releases), None)
+    return BY_COMPATIBLE.get(f"kho-{name.removeprefix('kho-')}") or next(
+        (abi for abi in ABIS if release in abi.releases), None
+    )

@@ -79,4 +79,4 @@ class NotStoredMemoryError(MissingMemoryError):
 
 
 class ExcludedMemoryError(NotStoredMemoryError):
-    """The range exists on the machine; whoever wrote the dump left it out on purpose."""
+    """The range exists on the machine; the writer of the dump left it out on purpose."""

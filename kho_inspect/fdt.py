@@ -1,4 +1,4 @@
-"""pyfdt behind one door: validated bytes in, nodes with raw property bytes out.
+"""The only use of pyfdt: validated bytes in, nodes with raw property bytes out.
 
 pyfdt checks almost nothing, so :func:`parse` first walks the whole blob itself, strictly and
 iteratively, with bounds on everything that a hostile blob could inflate. Only then pyfdt's
@@ -11,6 +11,8 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from pyfdt.pyfdt import FdtBlobParse
 
 from kho_inspect.errors import FdtError, TruncatedFdtError
 from kho_inspect.layouts import fdt as layout
@@ -68,25 +70,17 @@ def parse(
     Raises TruncatedFdtError when only the end is missing, FdtError with the offset of the first
     violation otherwise.
     """
-    header = check_header(data, source=source, limit=limit)
+    header = check_header(data, source, limit)
     blob = bytes(data[: header.totalsize])
     checker = _Checker(blob, header, source, tokens or Tokens())
     checker.run()
-    # Imported late: the only user of pyfdt.
-    from pyfdt.pyfdt import FdtBlobParse
-
     # It refuses versions that are compatible with 17 all the same.
     as_v17 = _HEADER.pack(*(vars(header) | _VERSION_17).values()) + blob[_HEADER.size :]
     return _fold(FdtBlobParse(_Latin1Names(as_v17)).fdt_dt_tags, checker.node_names)
 
 
-def check_header(
-    data: bytes | memoryview, *, source: str | None = None, limit: int = DEFAULT_LIMITS.fdt
-) -> Any:
-    """Validate magic, version and block ranges; returns the parsed header.
-
-    Raises FdtError, or TruncatedFdtError when the file ends before totalsize.
-    """
+def check_header(data: bytes | memoryview, source: str | None, limit: int) -> Any:
+    """Validate magic, version and block ranges; returns the parsed header."""
 
     def refuse(message: str, offset: int) -> NoReturn:
         raise FdtError(f"not a usable FDT: {message}", offset=offset, source=source)

@@ -98,22 +98,3 @@ class PageGeometry:
         if key <= 0 or order < 0:
             raise ValueError(f"key {key:#x} has no order bit at or below bit {self.order0_bit}")
         return (key ^ (1 << high)) << (self.shift + order), order
-
-    def node_path(self, key: int, level: int) -> str:
-        """The way from the root to ``key``'s node at ``level``: ``root[2] → L4[0] → L3``."""
-        steps = [self._step(key, above) for above in range(self.levels - 1, level, -1)]
-        return " → ".join([*steps, self._node_name(level)])
-
-    def entry_path(self, key: int, level: int) -> str:
-        """The way from the root to ``key``'s entry in its node at ``level`` (0: the leaf's bit)."""
-        steps = [self._step(key, above) for above in range(self.levels - 1, level - 1, -1)]
-        return " → ".join(steps)
-
-    def _node_name(self, level: int) -> str:
-        if level == self.levels - 1:
-            return "root"
-        return f"L{level}" if level else "leaf"
-
-    def _step(self, key: int, level: int) -> str:
-        index = self.index(key, level)
-        return f"{self._node_name(level)}[{index}]" if level else f"leaf bit {index}"

@@ -1,43 +1,49 @@
-"""The story in one screen: open → read the FDT → choose a geometry → walk → read the blobs."""
+"""All steps of a run: open → locate → choose a geometry → walk → decode → own → judge."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from kho_inspect.abi import MAP_PROPERTY
+from kho_inspect import fdt
+from kho_inspect.abi import MAP_PROPERTY, Abi
 from kho_inspect.decoders.context import Context
-from kho_inspect.decoders.registry import FILE_DECODERS, decode_blob
-from kho_inspect.decoders.subnode import blob_address, read_blobs
-from kho_inspect.errors import NotAHandoverError
+from kho_inspect.decoders.registry import FILE_DECODERS, decode_blobs
+from kho_inspect.decoders.subnode import read_blobs
+from kho_inspect.errors import FdtError, NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.locate.live import DEBUGFS, live_fdt
 from kho_inspect.locate.page_size import find_page_size
-from kho_inspect.locate.root_fdt import locate_root_fdt, read_root_fdt
-from kho_inspect.locate.scan import MAX_WITNESSES
-from kho_inspect.locate.search import find_page
+from kho_inspect.locate.root_fdt import find_page, locate_root_fdt, read_root_fdt
+from kho_inspect.locate.scan import Located, locate
+from kho_inspect.locate.scratch import boot_dtb_pointer, read_scratch
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
+from kho_inspect.memory.files import read_head
 from kho_inspect.memory.kcore import open_kcore
-from kho_inspect.model.claims import Ownership
+from kho_inspect.model.claims import OwnerIndex
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.model.handover import Blob, Handover, RootFdt, Source
-from kho_inspect.model.map import ChunkList, RadixTree
+from kho_inspect.model.handover import Blob, Handover, Pointer, RootFdt, Scratch, Source
+from kho_inspect.model.identity import ClaimKind, Owner, Step, StepKind, Subsystem
+from kho_inspect.model.map import PreservedMap
 from kho_inspect.model.preserved import Preserved
-from kho_inspect.ownership.account import account, account_more
+from kho_inspect.ownership.account import account, unclaimed
 from kho_inspect.ownership.claims import ClaimLog
-from kho_inspect.units import PhysAddr
+from kho_inspect.rules.case import Case
+from kho_inspect.rules.expectations import Expectation
+from kho_inspect.units import Extent, PhysAddr
 from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.radix import walk_radix
 
-MAX_ROOT_PAGES = 1 << 16
-"""Unclaimed pages that are compared with the root FDT."""
+MAX_SCANNED = 4 << 30
+"""Bytes of stored memory that are searched for the FDT, and for what points to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to read the two files; the defaults probe."""
+    """How to read dump and DTB; the defaults probe."""
 
     format: str = "auto"
     base: PhysAddr = 0
@@ -48,18 +54,73 @@ class Options:
     live: bool = False
     """The dump is a kcore, the DTB a debugfs (by default the running kernel's own)."""
     limits: Limits = DEFAULT_LIMITS
+    scratch: tuple[Extent, ...] = ()
+    """Scratch areas; without them the table is searched for in the dump."""
+    boot_dtb: str | None = None
+    """A boot DTB whose /chosen names the scratch table."""
     lenient: bool = False
     """Go on where the next kernel would not: unknown ABI, tree outside the dump. For ``check``."""
 
 
+class Opened(NamedTuple):
+    """The two inputs, opened and understood, before anything is walked."""
+
+    memory: PhysicalMemory
+    root: RootFdt
+    located: Located | None = None
+    """What a scan for the root FDT found, where there was one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a verdict depends on besides the handover."""
+
+    target: Abi | None = None
+    """The ABI of the kernel to decide for."""
+    target_name: str = ""
+    expectations: Sequence[Expectation] | None = None
+
+
 def inspect(dump: str, dtb: str | None = None, options: Options | None = None) -> Handover:
-    """Read one handover out of a memory dump and its root FDT (looked for when not given).
+    """Read one handover out of a memory dump and its root FDT (None: searched for in the dump).
 
     Damage inside is in ``Handover.faults``. Raises a subclass of KhoError only when there is
-    nothing to inspect: unreadable files, no KHO root FDT, an ABI nobody knows, a tree that is
-    not in this dump.
+    nothing to inspect: unreadable files, no KHO root FDT, an unknown ABI, a tree that is not in
+    this dump.
     """
-    return inspect_memory(*open_inputs(dump, dtb, options), options)
+    return inspect_opened(open_inputs(dump, dtb, options), options)
+
+
+def examine(
+    dump: str,
+    dtb: str | None = None,
+    options: Options | None = None,
+    question: Question | None = None,
+    progress: Callable[[int], None] = lambda size: None,
+) -> Case:
+    """Read everything that can be judged; ``rules.engine.judge`` takes it from there.
+
+    What the next kernel would refuse becomes part of the case. Raises KhoError for what no
+    verdict can be given on: files that cannot be read, or are no device tree, or not KHO's.
+    """
+    options = replace(options or Options(), lenient=True)
+    try:
+        opened = open_inputs(dump, dtb, options, progress)
+    except FdtError as error:
+        head = b"" if error.source is None else read_head(error.source, fdt.START_SIZE)
+        size = fdt.total_size(head)
+        if size is None or size > options.limits.fdt:  # our limit, not the kernel's
+            raise
+        return case_of(None, question, error)
+    return case_of(inspect_opened(opened, options), question)
+
+
+def case_of(
+    handover: Handover | None, question: Question | None = None, error: FdtError | None = None
+) -> Case:
+    """The case of a handover that was read already."""
+    asked = question or Question()
+    return Case(handover, error, asked.target, asked.target_name, asked.expectations)
 
 
 def open_inputs(
@@ -67,8 +128,8 @@ def open_inputs(
     dtb: str | None = None,
     options: Options | None = None,
     progress: Callable[[int], None] = lambda size: None,
-) -> tuple[PhysicalMemory, RootFdt]:
-    """The two files, opened and understood, before anything is walked. Raises as inspect does.
+) -> Opened:
+    """The two files, opened and understood. Raises as inspect does.
 
     ``progress`` gets bytes of a compressed dump as they are unpacked.
     """
@@ -77,7 +138,8 @@ def open_inputs(
     if options.live:
         dtb = live_fdt(dtb or DEBUGFS)
     if dtb is None:
-        return memory, locate_root_fdt(memory, options.assume_abi)
+        root, located = locate_root_fdt(memory, options.assume_abi)
+        return Opened(memory, root, located)
     root = read_root_fdt(
         dtb,
         memory,
@@ -85,7 +147,7 @@ def open_inputs(
         accept_unknown=options.lenient,
         limit=options.limits.fdt,
     )
-    return memory, root
+    return Opened(memory, root)
 
 
 def open_dump(
@@ -103,16 +165,15 @@ def open_dump(
     )
 
 
-def inspect_memory(
-    memory: PhysicalMemory, root: RootFdt, options: Options | None = None
-) -> Handover:
-    """Walk and decode what :func:`open_inputs` opened."""
+def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
+    """Walk and decode what :func:`open_inputs` opened, and account for all of it."""
     options = options or Options()
+    memory, root, located = opened
     faults = FaultLog()
     for note in memory.notes:
         faults.add(FaultKind.DUMP_INCOMPLETE, note)
     geometry, reason = _choose_geometry(memory, root, options.page_size)
-    tree: RadixTree | ChunkList | None = None
+    tree: PreservedMap | None = None
     preserved = Preserved(geometry.shift, {})
     if root.memory_map and root.known:
         if not options.lenient:
@@ -120,32 +181,51 @@ def inspect_memory(
         walk = walk_radix if root.abi.radix else walk_chunks
         tree, preserved = walk(memory, geometry, root.memory_map, faults, options.limits)
     _note_defects(root, geometry, faults)
-    claims = ClaimLog(geometry.shift)
-    limits = options.limits
-    context = Context(memory, geometry, preserved, claims, faults, FILE_DECODERS, limits=limits)
+    log = ClaimLog(geometry.shift)
     blobs: tuple[Blob, ...] = ()
     if root.known:
-        found = read_blobs(memory, preserved, root.root, root.abi, faults, limits)
-        blobs = tuple(decode_blob(context, blob) for blob in found)
-    root, ownership = _own_root_fdt(memory, root, preserved, claims)
+        context = Context(
+            memory=memory,
+            geometry=geometry,
+            preserved=preserved,
+            claims=log,
+            faults=faults,
+            file_decoders=FILE_DECODERS,
+            limits=options.limits,
+        )
+        blobs = tuple(decode_blobs(context, read_blobs(context, root.root, root.abi)))
+    boot_dtb = options.boot_dtb or root.boot_dtb
+    if located is None and (root.paddr is None or not (options.scratch or boot_dtb)):
+        located = locate(memory, limit=MAX_SCANNED)
+    root = replace(root, paddr=_root_address(memory, root, located, preserved, log))
+    if root.paddr is not None:
+        # kho_init() preserves its page, the one page that the kernel allots it.
+        kho = Owner(Subsystem.KHO)
+        log.add(kho, ClaimKind.ROOT_FDT, root.paddr, geometry.page_size)
+    pointers = located.pointers if located else ()
+    pointers = tuple(pointer for pointer in pointers if pointer.fdt == root.paddr)
+    claims = log.result()
     return Handover(
-        Source(
-            memory.path,
-            memory.format,
-            memory.size,
-            geometry.page_size,
-            reason,
-            memory.declared,
-            memory.stored,
+        source=Source(
+            path=memory.path,
+            format=memory.format,
+            size=memory.size,
+            page_size=geometry.page_size,
+            page_size_reason=reason,
+            declared=memory.declared,
+            stored=memory.stored,
         ),
-        root,
-        geometry,
-        tree,
-        preserved,
-        blobs,
-        tuple(claims.claims),
-        ownership,
-        faults.result(),
+        fdt=root,
+        geometry=geometry,
+        tree=tree,
+        preserved=preserved,
+        blobs=blobs,
+        claims=claims,
+        index=OwnerIndex(preserved, claims),
+        ownership=account(preserved, claims),
+        scratch=_scratch(memory, options, boot_dtb, pointers),
+        pointers=pointers,
+        faults=faults.result(),
     )
 
 
@@ -157,7 +237,7 @@ def _note_defects(root: RootFdt, geometry: PageGeometry, faults: FaultLog) -> No
         faults.add(
             FaultKind.FDT_MAP_PROPERTY,
             f"property {MAP_PROPERTY!r} is {state}, should be 8 bytes and non-zero",
-            path="/",
+            path=(Step(StepKind.FDT),),
         )
     if root.known and root.abi.radix and geometry.loses_order0:
         faults.add(
@@ -166,31 +246,44 @@ def _note_defects(root: RootFdt, geometry: PageGeometry, faults: FaultLog) -> No
             f"pages: their order bit {geometry.order0_bit} lies above the tree's {geometry.levels} "
             f"levels ({geometry.key_bits} bits) and was masked off, so such a page reads back with "
             "a wrong order and address. Only blocks of order 1 and up are as written",
-            path="root",
+            path=(Step(StepKind.TREE_NODE),),
         )
 
 
-def _own_root_fdt(
-    memory: PhysicalMemory, root: RootFdt, preserved: Preserved, claims: ClaimLog
-) -> tuple[RootFdt, Ownership]:
-    """The root FDT with its address, and who owns what once its page is claimed for it.
+def _root_address(
+    memory: PhysicalMemory,
+    root: RootFdt,
+    located: Located | None,
+    preserved: Preserved,
+    log: ClaimLog,
+) -> PhysAddr | None:
+    """Where the root FDT stands: no structure points to it.
 
-    ``kho_init()`` preserves the page, and no structure points to it: where it was not found
-    before, it is looked for in the pages that nobody else claims.
+    The most credible of its copies that a scan found; else it is searched for in the preserved
+    pages that nothing else claims, which may lie beyond what was scanned.
     """
-    ownership = None
-    if root.paddr is None:
-        ownership = account(preserved, claims.claims)
-        pages, shift = ownership.orphans, preserved.page_shift
-        root = replace(root, paddr=find_page(memory, pages, shift, root.data, MAX_ROOT_PAGES))
-        if root.paddr is None:
-            return root, ownership
-    assert root.paddr is not None
-    # The kernel allots it one page.
-    claims.add("KHO", "root FDT", root.paddr, 1 << preserved.page_shift)
-    if ownership is None:
-        return root, account(preserved, claims.claims)
-    return root, account_more(preserved, claims.claims, ownership)
+    if root.paddr is not None:
+        return root.paddr
+    for found in located.fdts if located else ():
+        if found.data == root.data:
+            return found.paddr
+    pages = unclaimed(preserved, log.result())
+    return find_page(memory, pages, preserved.page_shift, root.data)
+
+
+def _scratch(
+    memory: PhysicalMemory,
+    options: Options,
+    boot_dtb: str | None,
+    pointers: Sequence[Pointer],
+) -> Scratch | None:
+    if options.scratch:
+        entries = tuple((extent.start, extent.size) for extent in options.scratch)
+        return Scratch(entries, "--scratch", None)
+    if boot_dtb:
+        pointer = boot_dtb_pointer(boot_dtb, options.limits.fdt)
+        pointers = [pointer] if pointer else []
+    return read_scratch(memory, pointers)
 
 
 def _choose_geometry(
@@ -198,11 +291,9 @@ def _choose_geometry(
 ) -> tuple[PageGeometry, str]:
     if wanted != "auto":
         return PageGeometry(PAGE_SHIFTS[wanted], root.abi), "given with --page-size"
-    blobs = [blob_address(node, root.abi) for node in root.root.children[:MAX_WITNESSES]]
-    choice = find_page_size(
-        memory, root.abi, root.memory_map or 1, [paddr for paddr in blobs if paddr]
-    )
-    return choice.best.geometry, choice.reason
+    # Address 1 is aligned for no page size, so that a missing map gives no evidence.
+    best, reason = find_page_size(memory, root.abi, root.root, root.memory_map or 1)
+    return best.geometry, reason
 
 
 def _require_root_in_dump(memory: PhysicalMemory, paddr: PhysAddr) -> None:

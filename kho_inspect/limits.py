@@ -1,7 +1,7 @@
-"""How much of a dump is believed: budgets that no honest handover reaches.
+"""Budgets that no honest handover reaches.
 
-A hostile dump can ask for work and memory out of all proportion to its size. Each budget has a
-``--max-…`` option of its name, and whatever runs into one says so, by that option.
+A hostile dump can cost work and memory out of all proportion to its size. Each budget has a
+``--max-…`` option of its name, which every message about it names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def _budget(default: int, text: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Upper bounds; what lies beyond is left unread and told as a fault."""
+    """Upper bounds; what lies beyond is left unread and reported as a fault."""
 
     fdt: int = _budget(16 << 20, "Bytes of one FDT.")
     blob: int = _budget(64 << 20, "Bytes of all sub-node blobs together.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 PhysAddr: TypeAlias = int
@@ -66,3 +67,15 @@ def human_size(size: int) -> str:
 def plural(count: int, noun: str, many: str | None = None) -> str:
     """``1 block``, ``1,234 blocks``."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
+def flag_names(value: int, names: Mapping[int, str]) -> list[str]:
+    """``5, {1: "A", 4: "C"}`` → ``["A", "C"]``; what no name covers comes last, as hex."""
+    found = [name for bit, name in names.items() if value & bit]
+    rest = value & ~sum(names)
+    return [*found, hex(rest)] if rest else found
+
+
+def flag_text(value: int, names: Mapping[int, str], none: str = "none") -> str:
+    """The names joined by ``|``."""
+    return "|".join(flag_names(value, names)) or none

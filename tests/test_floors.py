@@ -1,6 +1,6 @@
 """The lowest versions of pyproject.toml: what a newer one forgives, what reads them off.
 
-``.ci/floors`` runs the whole suite at them.
+``.ci/floors`` runs the whole suite at them; these are for what can be seen at any version.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from kho_inspect import intervals
 from kho_inspect.errors import UnreadableInputError
-from kho_inspect.inspection import inspect_memory
+from kho_inspect.inspection import inspect_opened
 from kho_inspect.memory import Presence
 from kho_inspect.memory.mapped import MappedMemory
+from kho_inspect.model.contents import Item
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.walk.radix import walk_radix
 from tests.fuzz import run
@@ -124,7 +125,7 @@ def forgetful_walk(*args: Any) -> Any:
 
 
 def ownerless(*args: Any) -> Any:
-    handover = inspect_memory(*args)
+    handover = inspect_opened(*args)
     return replace(handover, ownership=replace(handover.ownership, owned=intervals.empty()))
 
 
@@ -132,14 +133,14 @@ def coloured(*args: Any, **options: Any) -> None:
     sys.stdout.write("\x1b[31m")
 
 
-def escaping(selector: str) -> Path:
+def escaping(item: Item) -> Path:
     return Path("..") / ".." / "escaped"
 
 
 LIES: list[tuple[str, str, Callable[..., Any], bytes]] = [
     ("elf", "kho_inspect.memory.mapped.MappedMemory.presence", lying_presence, b""),
     ("tree", "tests.fuzz.entries.walk_radix", forgetful_walk, b""),
-    ("blobs", "tests.fuzz.entries.inspect_memory", ownerless, b""),
+    ("blobs", "tests.fuzz.entries.inspect_opened", ownerless, b""),
     ("command", "kho_inspect.render.report.print_report", coloured, b""),
     ("command", "kho_inspect.recover.extract.file_name", escaping, b"\x07\0\0\0\0\x07"),
 ]

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from kho_inspect.abi import BY_COMPATIBLE, find_abi, nearest_abi
 from kho_inspect.geometry import PageGeometry
+from kho_inspect.model.radix_tree import entry_path, node_path
+from kho_inspect.render.names import path_name
 from tests.support.builder import Image
 from tests.support.looking import GEOMETRIES, SHIFTS
 
@@ -115,9 +117,11 @@ def test_a_key_without_a_valid_order_bit_is_refused(key: int) -> None:
 def test_paths_name_each_step_from_the_root() -> None:
     found = geometry("4K", "kho-v4")
     key = found.encode(1 << 40, 0)
-    assert found.node_path(key, 5) == "root"
-    assert found.node_path(key, 1) == "root[2] → L4[0] → L3[0] → L2[16] → L1"
-    assert found.entry_path(key, 0) == "root[2] → L4[0] → L3[0] → L2[16] → L1[0] → leaf bit 0"
+    assert path_name(node_path(found, key, 5)) == "root"
+    assert path_name(node_path(found, key, 1)) == "root[2] → L4[0] → L3[0] → L2[16] → L1"
+    bit = path_name(entry_path(found, key, 0))
+    assert bit == "root[2] → L4[0] → L3[0] → L2[16] → L1[0] → leaf bit 0"
+    assert path_name(entry_path(found, key, 2)) == "root[2] → L4[0] → L3[0] → L2[16]"
 
 
 def test_a_composite_compatible_goes_by_its_first_known_part() -> None:

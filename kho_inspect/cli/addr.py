@@ -15,17 +15,15 @@ from kho_inspect.units import PhysAddr
 @click.argument("paddrs", metavar="PADDR...", type=Address(), nargs=-1, required=True)
 def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
     """Look addresses up: owner, block, radix path, sub-node."""
-    from kho_inspect.inspection import inspect_memory
+    from kho_inspect.inspection import inspect_opened
     from kho_inspect.ownership.address import describe_address
-    from kho_inspect.ownership.index import OwnerIndex
 
     for paddr in paddrs:
         if paddr >= 1 << 64:
             raise click.UsageError(f"{paddr:#x} is beyond 64 bits")
-    memory, root = given.open()
-    handover = inspect_memory(memory, root, given.options())
-    index = OwnerIndex(handover.preserved, handover.claims)
-    found = [describe_address(memory, handover, index, paddr) for paddr in paddrs]
+    opened = given.open()
+    handover = inspect_opened(opened, given.options)
+    found = [describe_address(opened.memory, handover, paddr) for paddr in paddrs]
     if given.json:
         from kho_inspect.render.json import addresses_document
 
@@ -35,5 +33,5 @@ def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
 
     console = given.console()
     for info in found:
-        print_address(console, handover.geometry, info)
+        print_address(console, info)
     return exit_status(handover)

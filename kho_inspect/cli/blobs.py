@@ -7,6 +7,7 @@ from functools import partial
 import click
 
 from kho_inspect.cli.options import Input, exit_status, reads_handover, write_text
+from kho_inspect.render.safe import safe
 
 
 @click.command("blobs")
@@ -19,8 +20,6 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
     blobs = [blob for blob in handover.blobs if name in (None, blob.name)]
     if name is not None and not blobs:
         known = ", ".join(blob.name for blob in handover.blobs) or "none"
-        from kho_inspect.render.safe import safe
-
         raise click.UsageError(safe(f"no sub-node {name!r}; there are: {known}"))
     if given.json:
         from kho_inspect.render.json import blobs_document

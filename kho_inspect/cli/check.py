@@ -10,7 +10,7 @@ import click
 
 from kho_inspect.abi import Abi, find_target
 from kho_inspect.cli import exit_codes
-from kho_inspect.cli.options import FORMATS, Input, ParamType, reads_handover, write_text
+from kho_inspect.cli.options import DumpFormat, Input, ParamType, reads_handover, write_text
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.units import Extent, parse_size
 
@@ -59,7 +59,7 @@ class Target(ParamType):
 _DUMP_FORMAT = click.option(
     "--dump-format",
     "format",
-    type=click.Choice(FORMATS),
+    type=DumpFormat(),
     default="auto",
     help="Dump format, elsewhere --format.",
 )
@@ -85,7 +85,8 @@ _DUMP_FORMAT = click.option(
 @click.option(
     "--format",
     "formats",
-    type=click.Choice([*REPORTS, *FORMATS]),
+    type=DumpFormat(REPORTS),
+    metavar=f"[{'|'.join(REPORTS)}]",
     multiple=True,
     help="Form of the report; a dump format is taken too, as by the other commands.",
 )
@@ -96,46 +97,45 @@ def command(
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     expect: str | None,
-    scratch: tuple[Extent, ...],
-    boot_dtb: str | None,
     formats: tuple[str, ...],
 ) -> int:
     """Would the next kernel take this handover, and would the data survive?"""
-    from kho_inspect.checking import CheckOptions, open_case
+    from kho_inspect.inspection import Question, examine
     from kho_inspect.rules.base import Severity
     from kho_inspect.rules.engine import judge
 
     wanted = _code_filter(select, ignore)
-    report = next((one for one in reversed(formats) if one in REPORTS), "text")
-    dump_format = next((one for one in reversed(formats) if one in FORMATS), given.format)
-    given = replace(given, format=dump_format)
-    check = CheckOptions(
-        target[1] if target else None,
-        target[0] if target else "",
-        scratch,
-        boot_dtb,
-        _expectations(expect),
+    report = next((name for name in reversed(formats) if name in REPORTS), "text")
+    dump_format = next(
+        (name for name in reversed(formats) if name not in REPORTS), given.options.format
     )
+    options = replace(given.options, format=dump_format)
+    name, abi = target or ("", None)
+    question = Question(abi, name, _expectations(expect))
     with given.opening() as advance:
-        case = open_case(given.dump, given.dtb, given.options(), check, advance)
+        case = examine(given.dump, given.dtb, options, question, progress=advance)
     verdict = judge(case, wanted)
     threshold = Severity.FATAL + 1 if fail_on == "never" else Severity[fail_on.upper()]
     if given.json or report == "json":
-        from kho_inspect.render.machine import check_document
+        from kho_inspect.render.check_json import check_document
 
         given.write_json(check_document(verdict, given.dump, given.dtb))
     elif report == "text":
         from kho_inspect.render.findings import print_verdict
 
         print_verdict(given.console(), verdict)
-    else:
-        from kho_inspect.render import machine
+    elif report == "junit":
+        from kho_inspect.render.junit import junit
 
-        if report == "junit":
-            write_text(machine.junit(verdict, given.dump, threshold))
-        else:
-            writer = machine.sarif if report == "sarif" else machine.github
-            write_text(writer(verdict, given.dump))
+        write_text(junit(verdict, given.dump, threshold))
+    elif report == "sarif":
+        from kho_inspect.render.sarif import sarif
+
+        write_text(sarif(verdict, given.dump))
+    else:
+        from kho_inspect.render.github import github
+
+        write_text(github(verdict, given.dump))
     failed = any(finding.severity >= threshold for finding in verdict.findings)
     return exit_codes.FINDINGS if failed else exit_codes.CLEAN
 

@@ -1,4 +1,4 @@
-"""What the shell gets to see. Of a signal that ends the process: 128 and its number."""
+"""Exit statuses. Of a signal that ends the process: 128 plus its number."""
 
 CLEAN = 0
 FINDINGS = 1

@@ -30,12 +30,12 @@ def command(given: Input, selectors: tuple[str, ...], output: Path, force: bool)
     SELECTOR is LUO/SESSION/TOKEN, blob/NAME, reserve_mem/NAME, kho_test/N, any leading part of
     one, vmalloc@PADDR or range@START-END. Without one, everything is extracted.
     """
-    from kho_inspect.inspection import inspect_memory
+    from kho_inspect.inspection import inspect_opened
     from kho_inspect.recover.extract import Extractor, incomplete
     from kho_inspect.recover.selectors import select
 
-    memory, root = given.open()
-    handover = inspect_memory(memory, root, given.options())
+    opened = given.open()
+    memory, handover = opened.memory, inspect_opened(opened, given.options)
     items = select(handover, memory, selectors)
     total = sum(piece.size for item in items for piece in item.pieces)
     with progress_bar("extract", total) as advance:

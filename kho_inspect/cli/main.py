@@ -14,6 +14,7 @@ import click
 from kho_inspect import __version__
 from kho_inspect.cli import exit_codes
 from kho_inspect.errors import KhoError
+from kho_inspect.render.safe import safe
 
 COMMANDS = (
     "show",
@@ -36,7 +37,7 @@ PROGRAM = "kho-inspect"
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when it is asked for, and takes ``show`` for granted."""
+    """Imports a command's module when it is needed; without a command, it is ``show``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -103,7 +104,7 @@ def run(args: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: list[str]) -> object:
     """What click's own ``main`` does, but it would make a closed pipe exit with 1: findings."""
-    if f"_{PROGRAM.upper().replace('-', '_')}_COMPLETE" in os.environ:  # asked for by a shell
+    if f"_{PROGRAM.upper().replace('-', '_')}_COMPLETE" in os.environ:  # set by a shell
         return cli.main(args, prog_name=PROGRAM)
     if not args:  # click before 8.2 takes this for a question: stdout, and 0
         with cli.make_context(PROGRAM, args, resilient_parsing=True) as context:
@@ -117,17 +118,13 @@ def _dispatch(args: list[str]) -> object:
 
 
 def _complain(message: str, hint: str | None = None) -> None:
-    from kho_inspect.render.safe import safe
-
     _tell(f"kho-inspect: {safe(message)}\n" + (f"  try: {safe(hint)}\n" if hint else ""))
 
 
 def _tell(text: str) -> None:
-    """Write lines to stderr; where that fails too, the exit status says the rest."""
-    from kho_inspect.render.safe import safe
-
+    """Write lines to stderr; where that fails too, the exit status remains."""
     try:
-        # Whatever wrote them may have repeated what it was given.
+        # click's own messages repeat arguments.
         click.echo("\n".join(safe(line) for line in text.split("\n")), err=True, nl=False)
     except OSError:
         _abandon(sys.stderr)

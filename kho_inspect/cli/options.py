@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,13 +23,11 @@ from kho_inspect.units import PhysAddr, parse_size
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kho_inspect.inspection import Options
+    from kho_inspect.inspection import Opened, Options
     from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.model.handover import Handover, RootFdt
+    from kho_inspect.model.handover import Handover
 
 KCORE = "/proc/kcore"
-FORMATS = ("auto", "raw", "elf", "lime", "kdump")
-"""As in ``memory.FORMATS``, which is not imported for the sake of ``--help``; a test compares."""
 
 
 class ParamType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -66,67 +65,63 @@ class RamMap(ParamType):
         return paddr, offset, size
 
 
+class DumpFormat(ParamType):
+    """``auto``, a key of ``memory.FORMATS`` (not imported by ``--help``), or one of ``others``."""
+
+    name = "format"
+
+    def __init__(self, others: tuple[str, ...] = ()) -> None:
+        self.others = others
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        from kho_inspect.memory import FORMATS
+
+        choices = (*self.others, "auto", *FORMATS)
+        if value not in choices:
+            self.fail(f"{value!r} is not one of {', '.join(choices)}", param, ctx)
+        return str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What the user said, and the doors to what it names."""
+    """What the user named, and ways to open it and to answer."""
 
     dump: str
     dtb: str | None
     """None: look for it in the dump."""
-    live: bool
-    """Read the running kernel instead; dump and dtb are then its kcore and debugfs."""
-    format: str
-    base: PhysAddr
-    maps: tuple[tuple[int, int, int], ...]
-    page_size: str
-    assume_abi: str | None
+    options: Options
+    """How to read both."""
     json: bool
     color: str
-    limits: Limits
-
-    def options(self) -> Options:
-        """The reading options, as the library takes them."""
-        from kho_inspect.inspection import Options
-        from kho_inspect.memory import RamBlock
-
-        return Options(
-            live=self.live,
-            format=self.format,
-            base=self.base,
-            blocks=tuple(RamBlock(*parts) for parts in self.maps),
-            page_size=self.page_size,
-            assume_abi=self.assume_abi,
-            limits=self.limits,
-        )
 
     def open_memory(self) -> PhysicalMemory:
         """Open the dump alone."""
         from kho_inspect.inspection import open_dump
 
         with self.opening() as advance:
-            return open_dump(self.dump, self.options(), advance)
+            return open_dump(self.dump, self.options, advance)
 
-    def open(self) -> tuple[PhysicalMemory, RootFdt]:
+    def open(self) -> Opened:
         """Open both files, or the running kernel."""
         from kho_inspect.inspection import open_inputs
 
         with self.opening() as advance:
-            return open_inputs(self.dump, self.dtb, self.options(), advance)
+            return open_inputs(self.dump, self.dtb, self.options, advance)
 
     def inspect(self) -> Handover:
         """Read the whole handover."""
-        from kho_inspect.inspection import inspect_memory
+        from kho_inspect.inspection import inspect_opened
 
-        return inspect_memory(*self.open(), self.options())
+        return inspect_opened(self.open(), self.options)
 
     def opening(self) -> AbstractContextManager[Callable[[int], None]]:
-        """To open the dump in: a progress bar, for a compressed one takes its time to be unpacked.
+        """A context to open the dump in: with a progress bar where it is to be unpacked.
 
-        From then on, a dump that shrinks ends the process in words.
+        From then on, a dump that shrinks ends the process with a message.
         """
         exit_when_cut_short(self.dump)
         path = Path(self.dump)
-        packed = not self.live and path.suffix in (".gz", ".xz", ".zst", ".zstd")
+        packed = not self.options.live and path.suffix in (".gz", ".xz", ".zst", ".zstd")
         return progress_bar("unpack", path.stat().st_size if packed and path.exists() else 0)
 
     def console(self) -> Console:
@@ -143,14 +138,12 @@ class Input:
 
 
 def write_text(pieces: Iterable[str]) -> None:
-    """Strings to stdout as they come, past click and Rich: for output without an end."""
-    import sys
-
+    """Strings to stdout as they come, without click and Rich: for output of any length."""
     sys.stdout.writelines(pieces)
 
 
 def exit_status(handover: Handover) -> int:
-    """Damage makes any command end with 1, and says so where the command itself does not."""
+    """Damage makes any command end with 1."""
     return exit_codes.FINDINGS if handover.faults else exit_codes.CLEAN
 
 
@@ -206,16 +199,13 @@ _BUDGETS = tuple(
     for name, default, text in BUDGETS
 )
 
-_FIELDS = tuple(Input.__dataclass_fields__)
-
-
 _DUMP_FORMAT = click.option(
     "--format",
     "--dump-format",
     "format",
-    type=click.Choice(FORMATS),
+    type=DumpFormat(),
     default="auto",
-    help="Dump format.",
+    help="raw, elf, lime, kdump, …; auto finds out.",
 )
 
 
@@ -242,18 +232,33 @@ def _with_input(
 ) -> Callable[..., int]:
     @wraps(function)
     def wrapper(**params: Any) -> int:
-        budgets = {name: params.pop(f"max_{name}", default) for name, default, _ in BUDGETS}
-        defaults = {"page_size": "auto", "limits": Limits(**budgets)}
-        common = {name: params.pop(name, defaults.get(name)) for name in _FIELDS}
-        if common["dtb"] == "-":
-            common["dtb"] = None
-        if common["live"] and common["dump"] in (None, "-"):
-            common["dump"] = KCORE
-        if common["dump"] is None:
+        dump, dtb = params.pop("dump"), params.pop("dtb", None)
+        if params["live"] and dump in (None, "-"):
+            dump = KCORE
+        if dump is None:
             raise click.UsageError("Missing argument 'DUMP'.")
-        return function(Input(**common), **params)
+        given = Input(
+            dump=dump,
+            dtb=None if dtb == "-" else dtb,
+            options=_take_options(params),
+            json=params.pop("json"),
+            color=params.pop("color"),
+        )
+        return function(given, **params)
 
     decorated: Callable[..., int] = wrapper
     for decorator in reversed(decorators):
         decorated = decorator(decorated)
     return decorated
+
+
+def _take_options(params: dict[str, Any]) -> Options:
+    """The reading options, removed from the parameters of a command."""
+    from kho_inspect.inspection import Options
+    from kho_inspect.memory import RamBlock
+
+    budgets = {name: params.pop(f"max_{name}", default) for name, default, _ in BUDGETS}
+    blocks = tuple(RamBlock(*parts) for parts in params.pop("maps"))
+    named = Options.__dataclass_fields__.keys() & params.keys()
+    taken = {name: params.pop(name) for name in named}
+    return Options(blocks=blocks, limits=Limits(**budgets), **taken)

@@ -8,6 +8,7 @@ import click
 
 from kho_inspect.cli.options import Input, exit_status, reads_handover
 from kho_inspect.cli.progress import progress_bar
+from kho_inspect.render.safe import safe
 from kho_inspect.units import human_size
 
 
@@ -24,24 +25,22 @@ from kho_inspect.units import human_size
 @click.option("--content", is_flag=True, help="Add all preserved pages: files and regions.")
 @click.option(
     "--scratch/--no-scratch",
+    "pointers",
     default=True,
     show_default=True,
     help="Add the scratch table and what points to it.",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.elf if it exists.")
-def command(given: Input, output: Path, content: bool, scratch: bool, force: bool) -> int:
+def command(given: Input, output: Path, content: bool, pointers: bool, force: bool) -> int:
     """Pack the handover into a small ELF core, to attach to a bug report."""
-    from kho_inspect.inspection import inspect_memory
-    from kho_inspect.locate.scan import locate
+    from kho_inspect.inspection import inspect_opened
     from kho_inspect.recover.atomic import require_absent
     from kho_inspect.recover.pack import plan, write_packed
 
     require_absent(output, force)
-    memory, root = given.open()
-    handover = inspect_memory(memory, root, given.options())
-    pointers = list(locate(memory).pointers) if scratch else []
-    pointers = [one for one in pointers if one.fdt == handover.fdt.paddr]
-    packed = plan(memory, handover, pointers, content=content)
+    opened = given.open()
+    memory, handover = opened.memory, inspect_opened(opened, given.options)
+    packed = plan(memory, handover, content=content, pointers=pointers)
     with progress_bar("pack", packed.size) as advance:
         size = write_packed(memory, packed, output, advance)
     if given.json:
@@ -57,8 +56,6 @@ def command(given: Input, output: Path, content: bool, scratch: bool, force: boo
             }
         )
     else:
-        from kho_inspect.render.safe import safe
-
         share = 100 * size / max(memory.size, 1)
         click.echo(
             f"{safe(str(output))}: {human_size(size)}, {share:.2g} % of {human_size(memory.size)}"

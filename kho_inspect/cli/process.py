@@ -1,6 +1,6 @@
 """The process around the command line: its standard files, and the signals that end it.
 
-Imports nothing of ours up here: Ctrl-C is to be quiet from the first import on.
+Imports no other module of the package at its top: Ctrl-C must be handled from the first import on.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ def prepare() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    # Nobody's second Ctrl-C is to disturb the cleaning up.
+    # A second Ctrl-C must not interrupt the cleaning up.
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, signal.SIG_IGN)
     raise Stopped(number)
 
 
 def let_signals_kill() -> None:
-    """Once there is nothing left to clean up: what Python does at its end is not to be told of."""
+    """Once nothing is left to clean up: no exception while Python itself shuts down."""
     for one in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(one) is _stop:
             signal.signal(one, signal.SIG_DFL)
 
 
 def exit_when_cut_short(path: str) -> None:
-    """From now on, exit in words when the mapped file ``path`` shrinks while it is read.
+    """From now on, exit with a message when the mapped file ``path`` shrinks while it is read.
 
     Touching a page that is no more raises SIGBUS, which kills the process. Python's own handlers
-    run between two instructions of its interpreter, but there is no next one: the read itself
-    has to be left. So C code is to be called, through ctypes, and does not return. It may run
-    Python, for a fault in reading a mapping leaves no lock of the interpreter's behind; ctypes
-    takes the GIL where zlib or another had released it.
+    run between two instructions of its interpreter, but the one that reads would only fault again.
+    So C code is called, through ctypes, and does not return. It may run Python, for a fault in
+    reading a mapping leaves no lock of the interpreter's behind; ctypes takes the GIL where zlib or
+    another library had released it.
     """
     import ctypes
 
@@ -83,7 +83,7 @@ def exit_when_cut_short(path: str) -> None:
 
     handler_type = ctypes.CFUNCTYPE(None, ctypes.c_int)
     _handlers[:] = [handler_type(leave)]
-    # Python's own wrapper of sigaction, whose struct is another one on every platform.
+    # Python's own wrapper of sigaction, whose struct differs between platforms.
     set_signal = ctypes.pythonapi.PyOS_setsig
     set_signal.argtypes = (ctypes.c_int, handler_type)
     set_signal.restype = ctypes.c_void_p

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LONG_WORK = 64 << 20
-"""Bytes from which a progress bar is worth its lines."""
+"""Bytes from which a progress bar is shown."""
 
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function to be told of bytes as they are done, out of ``total``."""
+    """Gives a function to call with the number of bytes done, out of ``total`` in all."""
     if total < LONG_WORK or not sys.stderr.isatty():
         yield lambda size: None
         return

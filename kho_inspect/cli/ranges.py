@@ -37,10 +37,7 @@ def command(
         batches = iter_ranges(preserved)
     batches = limited(batches, limit)
     if owners:
-        from kho_inspect.ownership.index import OwnerIndex
-
-        index = OwnerIndex(preserved, handover.claims)
-        batches = with_owners(batches, index, preserved.page_shift)
+        batches = with_owners(batches, handover.index, preserved.page_shift)
     if given.json:
         from kho_inspect.render.json import ranges_document
 

@@ -13,18 +13,15 @@ from kho_inspect.cli.options import Input, reads_handover
 @click.option("--full", is_flag=True, help="Print every node of the radix tree.")
 def command(given: Input, full: bool) -> int:
     """The whole report (the default)."""
-    from kho_inspect.checking import CheckOptions, build_case
-    from kho_inspect.inspection import inspect_memory
+    from kho_inspect.inspection import case_of
     from kho_inspect.rules.base import Severity
     from kho_inspect.rules.engine import judge
 
-    memory, root = given.open()
-    handover = inspect_memory(memory, root, given.options())
-    case = build_case(memory, handover, CheckOptions(), given.limits)
-    handover, verdict = case.there, judge(case)
+    handover = given.inspect()
+    verdict = judge(case_of(handover))
     if given.json:
+        from kho_inspect.render.check_json import findings_json
         from kho_inspect.render.json import show_document
-        from kho_inspect.render.machine import findings_json
 
         document = show_document(handover)
         given.write_json({**document, "verdict": verdict.word, "findings": findings_json(verdict)})

@@ -24,8 +24,8 @@ def command(given: Input, full: bool) -> int:
     console = given.console()
     if handover.tree is not None:
         if full:
-            write_text(f"{line}\n" for line in full_tree(handover))
+            write_text(f"{line}\n" for line in full_tree(handover.tree, handover.preserved))
         else:
-            console.print(folded_tree(handover))
+            console.print(folded_tree(handover.tree, handover.preserved))
     print_faults(console, handover.faults)
     return exit_status(handover)

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
-from kho_inspect.memory import Presence
+from kho_inspect.geometry import PageGeometry
+from kho_inspect.layouts.views import Layout, parse_record
+from kho_inspect.limits import DEFAULT_LIMITS, Limits
+from kho_inspect.memory import PhysicalMemory
+from kho_inspect.model.contents import FileContent, VmallocArea
 from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.handover import Blob
+from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind
+from kho_inspect.model.preserved import Preserved
+from kho_inspect.ownership.claims import ClaimLog
 from kho_inspect.units import PhysAddr
+from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.vmalloc import pages_of, read_area, walk_vmalloc
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
-    from kho_inspect.geometry import PageGeometry
-    from kho_inspect.intervals import I64
-    from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.model.contents import Content, Memfd, VmallocArea
-    from kho_inspect.model.handover import Blob
-    from kho_inspect.model.preserved import Preserved
-    from kho_inspect.ownership.claims import ClaimLog
-    from kho_inspect.walk.faults import FaultLog
-
-T = TypeVar("T")
-
-LOOKED_UP = 1 << 18
-"""Page frames whose blocks are looked up together."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Context:
-    """The handover around a blob."""
+    """The handover around a blob, the logs that decoders write to, and what is left of budgets."""
 
     memory: PhysicalMemory
     geometry: PageGeometry
@@ -43,119 +37,85 @@ class Context:
     claims: ClaimLog
     faults: FaultLog
     file_decoders: Mapping[str, FileDecoder]
-    """``luo_file_ser.compatible`` → decoder of that handler's data."""
-    followed: dict[PhysAddr, tuple[str, str]] = field(default_factory=dict)
-    """Lists and descriptors that were followed, with owner and path: none is followed twice."""
-    left: dict[str, int] = field(default_factory=dict)
-    """What is left of the budgets for all blobs together: bytes of tables, pages of vmalloc areas,
-    entries of lists."""
-    later: list[tuple[I64, NDArray[np.int8], I64]] = field(default_factory=list)
-    """Arguments of :meth:`find_blocks` that were not answered yet."""
+    """Name of a file handler → decoder of its files."""
     limits: Limits = DEFAULT_LIMITS
+    spent: Counter[str] = field(default_factory=Counter)
+    """What decoders used up of budgets of their own, by name."""
+    followed: dict[PhysAddr, tuple[Owner, Path]] = field(default_factory=dict)
+    """Stored memory that a list of LUO pointed to first → whose pointer that was, and its path."""
 
-    def is_first(self, paddr: PhysAddr, owner: str, what: str, path: str) -> bool:
-        """Whether nobody followed this pointer before.
+    def __post_init__(self) -> None:
+        self.entries_left = self.limits.files
+        self.table_bytes_left = sum(extent.size for extent in self.memory.stored)
+        """Bytes of tables that may still be read: all together, no more than the dump stores."""
+        self.pages_left = pages_of(self.memory, self.geometry)
+        """Pages that vmalloc lists may still name: all together, no more than the machine has."""
 
-        That somebody else did is a fault; a copy of an entry, with its owner's very name, is one
-        of another kind.
-        """
-        if self.memory.presence(paddr) is not Presence.STORED:
-            return True  # leads nowhere, and whoever follows it will say so
-        first, where = self.followed.setdefault(paddr, (owner, path))
-        if where == path:
-            return True
-        if first != owner:
-            self.faults.add(
-                FaultKind.LUO_SHARED,
-                f"{what} at {paddr:#x} belongs to two: {first} and {owner}",
-                paddr=paddr,
-                path=path,
-            )
-        return False
+    def read_struct(
+        self, layout: Layout, blob: Blob, kind: str, short: FaultKind
+    ) -> SimpleNamespace | None:
+        """The struct that a blob begins with; None, and the fault ``short``, when it is cut off."""
+        if len(blob.data) >= layout.sizeof():
+            return parse_record(layout, blob.data)
+        self.faults.add(
+            short,
+            f"{kind} blob is {len(blob.data)} bytes, should be {layout.sizeof()}",
+            paddr=blob.paddr,
+            path=(Step(StepKind.SUBNODE, blob.name),),
+        )
+        return None
 
-    def read_table(self, area: VmallocArea, size: int) -> bytes:
-        """The first ``size`` bytes of an area, fewer where the dump could not hold so many."""
-        if "tables" not in self.left:
-            self.left["tables"] = sum(extent.size for extent in self.memory.stored)
-        held = read_area(self.memory, self.geometry, area, min(size, self.left["tables"]))
-        self.left["tables"] -= len(held)
-        return held
+    def read_integers(
+        self, node: FdtNode | None, *names: str, size: int, kind: FaultKind, what: str, path: Path
+    ) -> Iterator[int | None]:
+        """Properties of ``size`` bytes; None, and a fault of that ``kind``, without them."""
+        for name in names:
+            value = node.integer(name, size) if node else None
+            if value is None:
+                message = f"{what} property {name!r} is missing or not {size} bytes"
+                self.faults.add(kind, message, path=path)
+            yield value
 
-    def find_blocks(self, pfns: I64, orders: NDArray[np.int8], ends: I64) -> None:
-        """Fill in order (-1: none) and end of the preserved block that starts at each of ``pfns``.
+    def read_table(self, area: VmallocArea, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+        """The first ``count`` entries of an area, fewer where the dump could not hold so many."""
+        size = min(count * dtype.itemsize, self.table_bytes_left)
+        held = read_area(self.memory, self.geometry, area, size)
+        self.table_bytes_left -= len(held)
+        return np.frombuffer(held, dtype, len(held) // dtype.itemsize)
 
-        Not at once: a hundred thousand small tables are looked up together, in a fraction of the
-        time. Whoever needs the answer before the blob is done says :meth:`look_up`.
-        """
-        self.later.append((pfns, orders, ends))
-        self.left["later"] = self.left.get("later", LOOKED_UP) - len(pfns)
-        if self.left["later"] < 0:
-            self.look_up()
-
-    def look_up(self) -> None:
-        """Answer all that was asked of :meth:`find_blocks`."""
-        if self.later:
-            pfns = np.concatenate([asked for asked, _, _ in self.later])
-            orders = self.preserved.orders_at(pfns)
-            ends = pfns + (np.int64(1) << np.maximum(orders, 0))
-            at = 0
-            for asked, its_orders, its_ends in self.later:
-                its_orders[:] = orders[at : at + len(asked)]
-                its_ends[:] = ends[at : at + len(asked)]
-                at += len(asked)
-        self.later.clear()
-        self.left["later"] = LOOKED_UP
-
-    @property
-    def room(self) -> int:
-        """Entries of lists that the budget still has room for."""
-        return self.left.setdefault("entries", self.limits.files)
-
-    def afford(self, entries: Sequence[T], path: str) -> Sequence[T]:
-        """As many entries of a list as the budget has room for."""
-        if len(entries) > self.room:
-            message = exceeded("LUO sessions, files and FLBs", "files", self.limits.files)
-            self.faults.add(FaultKind.LUO_LIMIT, message, path=path)
-            entries = entries[: self.room]
-        self.left["entries"] -= len(entries)
-        return entries
-
-    def vmalloc(self, descriptor: SimpleNamespace, path: str, owner: str, what: str) -> VmallocArea:
+    def vmalloc(
+        self,
+        descriptor: SimpleNamespace,
+        path: Path,
+        owner: Owner,
+        page_kind: ClaimKind,
+        chunk_kind: ClaimKind,
+    ) -> VmallocArea:
         """Follow a vmalloc area and claim its chunks and pages."""
-        if "pages" not in self.left:
-            self.left["pages"] = pages_of(self.memory, self.geometry)
-        limit = self.left["pages"]
-        area = walk_vmalloc(self.memory, self.geometry, descriptor, path, self.faults, limit)
-        self.left["pages"] -= len(area.chunks) + len(area.phys)
+        page = self.geometry.page_size
+        area = walk_vmalloc(
+            self.memory, self.geometry, descriptor, path, self.faults, self.pages_left
+        )
+        self.pages_left -= len(area.chunks) + len(area.phys)
         for chunk in area.chunks:
-            self.claims.add(owner, f"{what} vmalloc chunk", chunk, self.geometry.page_size)
+            self.claims.add(owner, chunk_kind, chunk, page)
         if len(area.phys) == 1:
-            size = self.geometry.page_size << area.order
-            self.claims.add(owner, what, int(area.phys[0]) & -self.geometry.page_size, size)
+            self.claims.add(owner, page_kind, int(area.phys[0]) & -page, page << area.order)
         elif len(area.phys):
             pfns = (area.phys >> self.geometry.shift).astype("int64")
-            self.claims.add_many(owner, what, pfns, 1 << area.order)
+            self.claims.add_many(owner, page_kind, pfns, 1 << area.order)
         return area
 
 
-FileDecoder = Callable[[Context, PhysAddr, str, str], "Memfd | None"]
-"""``(context, data, owner, path)`` → the file, None when its descriptor cannot be read."""
+class FileEntry(NamedTuple):
+    """One file of a list, as its handler gets it."""
+
+    data: PhysAddr
+    """What the handler wrote: as a rule the address of a descriptor."""
+    owner: Owner
+    path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class BlobDecoder:
-    """One row of the registry."""
-
-    kind: str
-    """What ``Blob.kind`` becomes: the compatible string, as a rule."""
-    node: str
-    """Name of the sub-node."""
-    matches: Callable[[Blob], bool]
-    """Whether the blob's own compatible string, or shape, is this decoder's."""
-    decode: Callable[[Context, Blob, str], Content | None]
-    """``(context, blob, kind)`` → content; None when not even its first struct can be read."""
-
-
-def is_fdt(compatible: str) -> Callable[[Blob], bool]:
-    """Matches blobs that are device trees with that root compatible string."""
-    return lambda blob: blob.fdt is not None and blob.fdt.string("compatible") == compatible
+FileDecoder = Callable[[Context, Sequence[FileEntry]], Sequence[FileContent | None]]
+"""Many files of one handler at once: a hundred thousand small ones are quicker read together.
+None for each whose descriptor cannot be read."""

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from kho_inspect.decoders.context import BlobDecoder
-from kho_inspect.layouts.kexec_metadata import kho_kexec_metadata
-from kho_inspect.layouts.views import parse_record
-from kho_inspect.model.contents import KexecMetadata
+from kho_inspect.decoders.context import Context
+from kho_inspect.layouts.kexec_metadata import KHO_KEXEC_METADATA_VERSION, kho_kexec_metadata
+from kho_inspect.model.contents import Content, Document, Rows
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import text_of
+from kho_inspect.model.handover import Blob
+from kho_inspect.units import plural
 
-if TYPE_CHECKING:
-    from kho_inspect.decoders.context import Context
-    from kho_inspect.model.handover import Blob
+
+@dataclass(frozen=True, slots=True)
+class KexecMetadata(Content):
+    """``struct kho_kexec_metadata``."""
+
+    version: int
+    previous_release: str
+    raw_release: bytes
+    kexec_count: int
+
+    def summary(self) -> str:
+        return f"from {self.previous_release}"
+
+    def rows(self) -> Rows:
+        known = self.version == KHO_KEXEC_METADATA_VERSION
+        version = "" if known else f", version {self.version}"
+        count = plural(self.kexec_count, "kexec")
+        return Rows(f"previous kernel {self.previous_release}, {count}{version}")
+
+    def document(self) -> Document:
+        return {
+            "version": self.version,
+            "previous_release": self.previous_release,
+            "kexec_count": self.kexec_count,
+        }
 
 
 def decode(context: Context, blob: Blob, kind: str) -> KexecMetadata | None:
@@ -21,21 +44,12 @@ def decode(context: Context, blob: Blob, kind: str) -> KexecMetadata | None:
 
     Later versions are expected to begin the same way, and are shown as far as that goes.
     """
-    if len(blob.data) < kho_kexec_metadata.sizeof():
-        context.faults.add(
-            FaultKind.METADATA_SHORT,
-            f"{kind} blob is {len(blob.data)} bytes, should be {kho_kexec_metadata.sizeof()}",
-            paddr=blob.paddr,
-            path=f"/{blob.name}",
-        )
+    fields = context.read_struct(kho_kexec_metadata, blob, kind, FaultKind.METADATA_SHORT)
+    if fields is None:
         return None
-    fields = parse_record(kho_kexec_metadata, blob.data)
     return KexecMetadata(
-        fields.version,
-        text_of(fields.previous_release.split(b"\0")[0]),
-        fields.previous_release,
-        fields.kexec_count,
+        version=fields.version,
+        previous_release=text_of(fields.previous_release.split(b"\0")[0]),
+        raw_release=fields.previous_release,
+        kexec_count=fields.kexec_count,
     )
-
-
-DECODERS = (BlobDecoder("kexec-metadata", "kexec-metadata", lambda blob: not blob.fdt, decode),)

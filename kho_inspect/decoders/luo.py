@@ -6,118 +6,140 @@ chains of kho_blocks. Sessions are written at reboot only: none before that is n
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any, TypeAlias, TypeVar
 
-from kho_inspect.decoders.context import BlobDecoder, is_fdt
+from kho_inspect.decoders.context import Context, FileEntry
 from kho_inspect.layouts import luo as layout
-from kho_inspect.layouts.views import parse_record
-from kho_inspect.model.contents import Luo, LuoFile, LuoFlb, LuoSession
+from kho_inspect.layouts.views import Layout, parse_record
+from kho_inspect.limits import exceeded
+from kho_inspect.memory import Presence
+from kho_inspect.model.contents import FileContent
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.model.fdt_node import text_of
+from kho_inspect.model.fdt_node import FdtNode, text_of
+from kho_inspect.model.handover import Blob
+from kho_inspect.model.identity import ClaimKind, Message, Owner, Path, Step, StepKind
+from kho_inspect.model.luo import LUO, Luo, LuoFile, LuoFlb, LuoSession
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.block import walk_blocks
 from kho_inspect.walk.pages import Target
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+T = TypeVar("T")
 
-    from construct import Struct
-
-    from kho_inspect.decoders.context import Context
-    from kho_inspect.model.fdt_node import FdtNode
-    from kho_inspect.model.handover import Blob
-
-OWNER = "LUO"
 _ARRAY = Target("LUO array", FaultKind.LUO_ARRAY_MISSING, FaultKind.LUO_ARRAY_NOT_STORED)
 
 
 def decode_fdt(context: Context, blob: Blob, kind: str) -> Luo:
     """luo-v1: the FDT, then the session and FLB arrays that it points to."""
     assert blob.fdt is not None
-    number = blob.fdt.u64("liveupdate-number")
-    if number is None:
-        _bad_property(context, "liveupdate-number", f"/{blob.name}")
+    path = (Step(StepKind.SUBNODE, blob.name),)
+    number = _u64(context, blob.fdt, "liveupdate-number", path)
     sessions_pa = _pointer(context, blob, "luo-session", "luo-session-header")
     flbs_pa = _pointer(context, blob, "luo-flb", "luo-flb-header")
-    path = f"/{blob.name}"
     sessions: tuple[LuoSession, ...] = ()
     if sessions_pa:
         size = layout.LUO_SESSION_PGCNT << context.geometry.shift
-        context.claims.add(OWNER, "session array", sessions_pa, size)
+        context.claims.add(LUO, ClaimKind.SESSION_ARRAY, sessions_pa, size)
         entries = _read_array(
             context,
             sessions_pa,
             layout.luo_session_header_ser,
             layout.luo_session_ser,
             size,
-            f"{path} → sessions",
+            (*path, Step(StepKind.SESSIONS)),
         )
         sessions = _sessions(context, entries, _files_of_array, path)
-    flbs = _flbs(context, flbs_pa, path)
-    return Luo(kind, number, sessions_pa, flbs_pa, sessions, flbs)
+    return Luo(
+        compatible=kind,
+        liveupdate_num=number,
+        sessions_pa=sessions_pa,
+        flbs_pa=flbs_pa,
+        sessions=sessions,
+        flbs=_flbs(context, flbs_pa, path),
+    )
 
 
 def decode_raw(context: Context, blob: Blob, kind: str) -> Luo | None:
     """luo-v5: the struct, then the chains of blocks; None when the blob is too short."""
-    path = f"/{blob.name}"
-    if len(blob.data) < layout.luo_ser.sizeof():
-        context.faults.add(
-            FaultKind.LUO_SHORT,
-            f"{kind} blob is {len(blob.data)} bytes, should be {layout.luo_ser.sizeof()}",
-            paddr=blob.paddr,
-            path=path,
-        )
+    path = (Step(StepKind.SUBNODE, blob.name),)
+    fields = context.read_struct(layout.luo_ser, blob, kind, FaultKind.LUO_SHORT)
+    if fields is None:
         return None
-    fields = parse_record(layout.luo_ser, blob.data)
     entries = _read_chain(
-        context, fields.sessions_pa, layout.luo_session_ser, OWNER, "session", f"{path} → sessions"
+        context,
+        fields.sessions_pa,
+        layout.luo_session_ser,
+        LUO,
+        ClaimKind.SESSION_BLOCK,
+        (*path, Step(StepKind.SESSIONS)),
     )
     sessions = _sessions(context, entries, _files_of_chain, path)
-    flbs = _flbs(context, fields.flbs_pa, path)
-    return Luo(kind, fields.liveupdate_num, fields.sessions_pa, fields.flbs_pa, sessions, flbs)
+    return Luo(
+        compatible=kind,
+        liveupdate_num=fields.liveupdate_num,
+        sessions_pa=fields.sessions_pa,
+        flbs_pa=fields.flbs_pa,
+        sessions=sessions,
+        flbs=_flbs(context, fields.flbs_pa, path),
+    )
 
 
 def _pointer(context: Context, blob: Blob, child: str, name: str) -> PhysAddr:
     """An address in a child node; 0 when the child is not there, which is normal."""
     assert blob.fdt is not None
-    node: FdtNode | None = blob.fdt.child(child)
+    node = blob.fdt.child(child)
     if node is None:
         return 0
-    value = node.u64(name)
-    if value is None:
-        _bad_property(context, name, f"/{blob.name}/{child}")
-    return value or 0
+    path = (Step(StepKind.SUBNODE, blob.name), Step(StepKind.NODE, child))
+    return _u64(context, node, name, path) or 0
 
 
-def _bad_property(context: Context, name: str, path: str) -> None:
-    context.faults.add(
-        FaultKind.LUO_PROPERTY, f"LUO property {name!r} is missing or not 8 bytes", path=path
-    )
+def _u64(context: Context, node: FdtNode, name: str, path: Path) -> int | None:
+    kind = FaultKind.LUO_PROPERTY
+    return next(context.read_integers(node, name, size=8, kind=kind, what="LUO", path=path))
 
 
-def _files_of_array(context: Context, session: Any, owner: str, path: str) -> list[Any]:
+_ListFiles: TypeAlias = Callable[[Context, Any, Owner, Path], list[Any]]
+"""``(context, luo_session_ser, owner, path)`` → the session's ``luo_file_ser``."""
+
+
+def _files_of_array(context: Context, session: Any, owner: Owner, path: Path) -> list[Any]:
     size = layout.LUO_FILE_PGCNT << context.geometry.shift
-    context.claims.add(owner, "file array", session.files, size)
+    context.claims.add(owner, ClaimKind.FILE_ARRAY, session.files, size)
     return _read_entries(context, session.files, session.count, layout.luo_file_ser, size, path)
 
 
-def _files_of_chain(context: Context, session: Any, owner: str, path: str) -> list[Any]:
-    return _read_chain(context, session.files, layout.luo_file_ser, owner, "file", path)
+def _files_of_chain(context: Context, session: Any, owner: Owner, path: Path) -> list[Any]:
+    kind = ClaimKind.FILE_BLOCK
+    return _read_chain(context, session.files, layout.luo_file_ser, owner, kind, path)
+
+
+def _afford(context: Context, entries: Sequence[T], path: Path) -> Sequence[T]:
+    """As many entries of a list as the budget has room for; more are a fault."""
+    if len(entries) > context.entries_left:
+        message = exceeded("LUO sessions, files and FLBs", "files", context.limits.files)
+        context.faults.add(FaultKind.LUO_LIMIT, message, path=path)
+        entries = entries[: context.entries_left]
+    context.entries_left -= len(entries)
+    return entries
 
 
 def _read_chain(
-    context: Context, first: PhysAddr, entry: Struct, owner: str, what: str, path: str
+    context: Context, first: PhysAddr, entry: Layout, owner: Owner, kind: ClaimKind, path: Path
 ) -> list[Any]:
-    geometry, limit = context.geometry, context.room + 1
-    chain = walk_blocks(context.memory, geometry, first, entry, path, context.faults, limit)
-    for block in chain.blocks:
-        context.claims.add(owner, f"{what} block", block, geometry.page_size)
-    return [parse_record(entry, data) for data in context.afford(chain.entries, path)]
+    geometry, limit = context.geometry, context.entries_left + 1
+    blocks, entries = walk_blocks(
+        context.memory, geometry, first, entry, path=path, faults=context.faults, limit=limit
+    )
+    for block in blocks:
+        context.claims.add(owner, kind, block, geometry.page_size)
+    return [parse_record(entry, data) for data in _afford(context, entries, path)]
 
 
 def _read_array(
-    context: Context, paddr: PhysAddr, header: Struct, entry: Struct, size: int, path: str
+    context: Context, paddr: PhysAddr, header: Layout, entry: Layout, size: int, path: Path
 ) -> list[Any]:
     """Entries behind a header with a ``count``, in an area of ``size`` bytes."""
     start = header.sizeof()
@@ -129,7 +151,7 @@ def _read_array(
 
 
 def _read_entries(
-    context: Context, paddr: PhysAddr, count: int, entry: Struct, room: int, path: str
+    context: Context, paddr: PhysAddr, count: int, entry: Layout, room: int, path: Path
 ) -> list[Any]:
     step = entry.sizeof()
     capacity = max(room, 0) // step
@@ -145,45 +167,88 @@ def _read_entries(
     data = _ARRAY.read(context.memory, paddr, size, path, context.faults) if size else None
     if data is None:
         return []
-    offsets = context.afford(range(0, len(data), step), path)
+    offsets = _afford(context, range(0, len(data), step), path)
     return [parse_record(entry, data[at : at + step]) for at in offsets]
 
 
 def _sessions(
-    context: Context, entries: Iterable[Any], files_of: Any, path: str
+    context: Context, entries: Iterable[Any], list_files: _ListFiles, path: Path
 ) -> tuple[LuoSession, ...]:
-    sessions = []
+    """All sessions; the files of all of them are decoded together, handler by handler."""
+    listed: list[tuple[Any, Owner, Path, int]] = []
+    files: list[tuple[Any, FileEntry]] = []
+    wanted: dict[str, list[int]] = {}
     for number, entry in enumerate(entries):
-        here = f"{path} → session {number}"
-        name = _c_string(entry.name)
-        owner = f"{OWNER} / session {name}"
-        listed: list[Any] = []
-        if entry.files and context.is_first(entry.files, owner, "file list", here):
-            listed = files_of(context, entry, owner, here)
-        files = _files(context, listed, owner, here)
-        sessions.append(LuoSession(name, entry.name, entry.files, entry.count, files, here))
-    return tuple(sessions)
+        here = (*path, Step(StepKind.SESSION, number))
+        owner = LUO.of(_c_string(entry.name))
+        held: list[Any] = []
+        if entry.files and _is_first(context, entry.files, owner, here, "file list"):
+            held = list_files(context, entry, owner, here)
+        listed.append((entry, owner, here, len(held)))
+        for at, file in enumerate(held):
+            named = FileEntry(file.data, owner.of(file.token), (*here, Step(StepKind.FILE, at)))
+            handler = _c_string(file.compatible)
+            if handler in context.file_decoders and _is_first(context, *named, "descriptor"):
+                wanted.setdefault(handler, []).append(len(files))
+                context.claims.add_owner(named.owner)
+            files.append((file, named))
+    decoded = _decode_files(context, files, wanted)
+    return tuple(
+        LuoSession(
+            name=_c_string(entry.name),
+            raw_name=entry.name,
+            files_pa=entry.files,
+            count=entry.count,
+            files=tuple(islice(decoded, count)),
+            owner=owner,
+            path=here,
+        )
+        for entry, owner, here, count in listed
+    )
 
 
-def _files(context: Context, entries: Sequence[Any], owner: str, path: str) -> tuple[LuoFile, ...]:
-    files = []
-    for number, entry in enumerate(entries):
-        here = f"{path} → file {number}"
-        compatible = _c_string(entry.compatible)
-        decoder = context.file_decoders.get(compatible)
-        name = f"{owner} / file {entry.token:#x}"
-        content = None
-        if decoder and context.is_first(entry.data, name, "descriptor", here):
-            content = decoder(context, entry.data, name, here)
-        files.append(LuoFile(compatible, entry.data, entry.token, content, here))
-    return tuple(files)
+def _decode_files(
+    context: Context, files: list[tuple[Any, FileEntry]], wanted: dict[str, list[int]]
+) -> Iterator[LuoFile]:
+    """Every file in the given order; ``wanted``: handler → its files, as indices of ``files``."""
+    contents: list[FileContent | None] = [None] * len(files)
+    for handler, numbers in wanted.items():
+        entries = [files[number][1] for number in numbers]
+        decoded = context.file_decoders[handler](context, entries)
+        for number, content in zip(numbers, decoded, strict=True):
+            contents[number] = content
+    for (file, named), content in zip(files, contents, strict=True):
+        handler = _c_string(file.compatible)
+        yield LuoFile(
+            compatible=handler,
+            data=file.data,
+            token=file.token,
+            content=content,
+            known=handler in context.file_decoders,
+            owner=named.owner,
+            path=named.path,
+        )
 
 
-def _flbs(context: Context, paddr: PhysAddr, path: str) -> tuple[LuoFlb, ...]:
+def _is_first(context: Context, paddr: PhysAddr, owner: Owner, path: Path, what: str) -> bool:
+    """Whether this pointer was not followed before; a list with two owners is a fault.
+
+    A copy of an entry, with its owner's very name, is a finding of the rules.
+    """
+    if context.memory.presence(paddr) is not Presence.STORED:
+        return True  # leads nowhere, which is a fault when it is followed
+    first, where = context.followed.setdefault(paddr, (owner, path))
+    if where != path and first != owner:
+        words: Message = (f"{what} at {paddr:#x} belongs to two: ", first, " and ", owner)
+        context.faults.add(FaultKind.LUO_SHARED, words, paddr=paddr, path=path)
+    return where == path
+
+
+def _flbs(context: Context, paddr: PhysAddr, path: Path) -> tuple[LuoFlb, ...]:
     """FLB data is opaque: the array is claimed, what its entries point to is not."""
     if not paddr:
         return ()
-    here = f"{path} → flbs"
+    here = (*path, Step(StepKind.FLBS))
     header = layout.luo_flb_header_ser
     raw = _ARRAY.read(context.memory, paddr, header.sizeof(), here, context.faults)
     if raw is None:
@@ -196,14 +261,20 @@ def _flbs(context: Context, paddr: PhysAddr, path: str) -> tuple[LuoFlb, ...]:
             paddr=paddr,
             path=here,
         )
-        context.claims.add(OWNER, "FLB array", paddr, 1)
+        context.claims.add(LUO, ClaimKind.FLB_ARRAY, paddr, 1)
         return ()
     size = pgcnt << context.geometry.shift
-    context.claims.add(OWNER, "FLB array", paddr, size)
+    context.claims.add(LUO, ClaimKind.FLB_ARRAY, paddr, size)
     entries = _read_array(context, paddr, header, layout.luo_flb_ser, size, here)
     return tuple(
-        LuoFlb(_c_string(one.name), one.name, one.data, one.count, f"{here} → {number}")
-        for number, one in enumerate(entries)
+        LuoFlb(
+            name=_c_string(flb.name),
+            raw_name=flb.name,
+            data=flb.data,
+            count=flb.count,
+            path=(*path, Step(StepKind.FLB, number)),
+        )
+        for number, flb in enumerate(entries)
     )
 
 
@@ -212,11 +283,6 @@ def _c_string(raw: bytes) -> str:
     return text_of(raw.split(b"\0")[0])
 
 
-def _is_raw(blob: Blob) -> bool:
+def is_raw(blob: Blob) -> bool:
+    """Whether a blob is a luo-v5 struct."""
     return layout.luo_compatible(blob.data).rstrip(b"\0") == b"luo-v5"
-
-
-DECODERS = (
-    BlobDecoder("luo-v1", "LUO", is_fdt("luo-v1"), decode_fdt),
-    BlobDecoder("luo-v5", "LUO", _is_raw, decode_raw),
-)

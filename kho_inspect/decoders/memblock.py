@@ -2,29 +2,94 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from kho_inspect.decoders.context import BlobDecoder, is_fdt
-from kho_inspect.model.contents import Memblock, ReserveMem
+from kho_inspect.decoders.context import Context
+from kho_inspect.geometry import PageGeometry
+from kho_inspect.model.contents import Content, Document, Item, Piece, Row, Rows
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.units import plural
-
-if TYPE_CHECKING:
-    from kho_inspect.decoders.context import Context
-    from kho_inspect.model.fdt_node import FdtNode
-    from kho_inspect.model.handover import Blob
+from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.handover import Blob
+from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind, Subsystem
+from kho_inspect.units import PhysAddr, human_size, plural
 
 REGION = "reserve-mem-v1"
 MAX_REGIONS = 256
 """In all blobs together; the kernel's own limit is 8 (RESERVE_MEM_MAX_ENTRIES)."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReserveMem:
+    """One ``reserve_mem=`` region."""
+
+    name: str
+    compatible: str
+    start: PhysAddr | None
+    """None when the property is missing or mis-sized."""
+    size: int | None
+    path: Path
+
+    @property
+    def owner(self) -> Owner:
+        """Who owns its memory."""
+        return Owner(Subsystem.RESERVE_MEM, (self.name,))
+
+
+@dataclass(frozen=True, slots=True)
+class Memblock(Content):
+    """The memblock sub-node."""
+
+    compatible: str
+    regions: tuple[ReserveMem, ...]
+
+    def summary(self) -> str:
+        return plural(len(self.regions), "region")
+
+    def rows(self) -> Rows:
+        numbers = ("start", "end", "size")
+        rows = [_row(region) for region in self.regions]
+        return Rows(self.summary(), rows, ("reserve_mem", *numbers), numbers)
+
+    def document(self) -> Document:
+        return {
+            "compatible": self.compatible,
+            "reserve_mem": [
+                {
+                    "name": region.name,
+                    "compatible": region.compatible,
+                    "start": None if region.start is None else hex(region.start),
+                    "size": region.size,
+                }
+                for region in self.regions
+            ],
+        }
+
+    def items(self, geometry: PageGeometry) -> Iterator[Item]:
+        for region in self.regions:
+            if region.start is not None and region.size is not None:
+                yield Item(region.owner, region.size, [Piece(0, region.start, region.size)])
+
+    def expected(self) -> Iterator[tuple[str, Document]]:
+        for region in self.regions:
+            if region.start is not None and region.size:
+                entry = {"name": region.name, "start": hex(region.start), "size": region.size}
+                yield "ranges", entry
+
+
+def _row(region: ReserveMem) -> Row:
+    if region.start is None or region.size is None:
+        return Row((region.name, "?", "?", "?"))
+    end = region.start + region.size
+    return Row((region.name, f"{region.start:#x}", f"{end:#x}", human_size(region.size)))
+
+
 def decode(context: Context, blob: Blob, kind: str) -> Memblock:
     """Every child that is a region, and a claim on the memory of each."""
     assert blob.fdt is not None
-    left = context.left.setdefault("regions", MAX_REGIONS)
-    nodes = blob.fdt.children[:left]
-    context.left["regions"] -= len(nodes)
+    nodes = blob.fdt.children[: MAX_REGIONS - context.spent["regions"]]
+    context.spent["regions"] += len(nodes)
+    path = (Step(StepKind.SUBNODE, blob.name),)
     more = len(blob.fdt.children) - len(nodes)
     if more:
         context.faults.add(
@@ -32,26 +97,24 @@ def decode(context: Context, blob: Blob, kind: str) -> Memblock:
             f"{plural(more, 'region')} behind the first {len(nodes):,} not looked at: "
             "no kernel reserves so many",
             paddr=blob.paddr,
-            path=f"/{blob.name}",
+            path=path,
         )
-    regions = [_region(context, node, f"/{blob.name}/{node.name}") for node in nodes]
+    regions = [_region(context, node, (*path, Step(StepKind.REGION, node.name))) for node in nodes]
     return Memblock(kind, tuple(regions))
 
 
-def _region(context: Context, node: FdtNode, path: str) -> ReserveMem:
-    for name in ("start", "size"):
-        if node.u64(name) is None:
-            context.faults.add(
-                FaultKind.MEMBLOCK_PROPERTY,
-                f"reserve_mem property {name!r} is missing or not 8 bytes",
-                path=path,
-            )
-    region = ReserveMem(
-        node.name, node.string("compatible") or "", node.u64("start"), node.u64("size"), path
+def _region(context: Context, node: FdtNode, path: Path) -> ReserveMem:
+    kind = FaultKind.MEMBLOCK_PROPERTY
+    start, size = context.read_integers(
+        node, "start", "size", size=8, kind=kind, what="reserve_mem", path=path
     )
-    if region.compatible == REGION and region.start is not None and region.size is not None:
-        context.claims.add(f"reserve_mem / {node.name}", "region", region.start, region.size)
+    region = ReserveMem(
+        name=node.name,
+        compatible=node.string("compatible") or "",
+        start=start,
+        size=size,
+        path=path,
+    )
+    if region.compatible == REGION and start is not None and size is not None:
+        context.claims.add(region.owner, ClaimKind.REGION, start, size)
     return region
-
-
-DECODERS = (BlobDecoder("memblock-v1", "memblock", is_fdt("memblock-v1"), decode),)

@@ -1,96 +1,225 @@
-"""Preserved memfds: ``mm/memfd_luo.c`` (memfd-v1; memfd-v2 [7.1 …])."""
+"""Preserved memfds: ``mm/memfd_luo.c`` (memfd-v1 [6.19, 7.0]; memfd-v2 [7.1 …])."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kho_inspect.decoders.context import Context, FileDecoder, FileEntry
+from kho_inspect.geometry import PageGeometry
+from kho_inspect.intervals import I64
 from kho_inspect.layouts.memfd import (
+    FOLIO_FLAGS,
     FOLIO_PFN_BITS,
+    MEMFD_SEALS,
     memfd_luo_folio_ser,
     memfd_luo_ser,
     memfd_luo_ser_v1,
 )
 from kho_inspect.layouts.views import dtype_of, parse_record
-from kho_inspect.model.contents import Folios, Memfd, VmallocArea
+from kho_inspect.model.contents import Document, FileContent, Piece, VmallocArea
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.units import PhysAddr, plural
+from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind
+from kho_inspect.units import PhysAddr, flag_names, flag_text, human_size, plural
 from kho_inspect.walk.pages import Target
-
-if TYPE_CHECKING:
-    from kho_inspect.decoders.context import Context, FileDecoder
 
 _LAYOUTS = {"memfd-v1": memfd_luo_ser_v1, "memfd-v2": memfd_luo_ser}
 _DESCRIPTOR = Target("memfd descriptor", FaultKind.MEMFD_MISSING, FaultKind.MEMFD_NOT_STORED)
 _FOLIO = dtype_of(memfd_luo_folio_ser)
 _FLAGS = np.uint64(FOLIO_PFN_BITS)
 _PFN = np.uint64((1 << FOLIO_PFN_BITS) - 1)
+LOOKED_UP = 1 << 18
+"""Folios whose blocks are looked up together: of many small tables, a fraction of the time."""
 
 
-def _decoder(compatible: str) -> FileDecoder:
+@dataclass(frozen=True, slots=True)
+class Folios:
+    """The folio table of a preserved memfd: parallel arrays of shape ``(n,)``."""
+
+    pfn: I64
+    """First page frame; 0 is a hole that the kernel passes over."""
+    flags: NDArray[np.int16]
+    index: NDArray[np.uint64]
+    """Page offset in the file."""
+    order: NDArray[np.int8]
+    """Order of the preserved block that starts at ``pfn``; -1 when none does."""
+
+    def __len__(self) -> int:
+        return len(self.pfn)
+
+    @property
+    def flag_words(self) -> list[int]:
+        """The distinct flag words, ascending."""
+        flags: list[int] = np.unique(self.flags).tolist()
+        return flags
+
+
+@dataclass(frozen=True, slots=True)
+class Memfd(FileContent):
+    """A preserved memfd (``struct memfd_luo_ser``)."""
+
+    compatible: str
+    paddr: PhysAddr
+    pos: int
+    size: int
+    """Bytes."""
+    seals: int | None
+    """F_SEAL_* bits; None in memfd-v1, which has none."""
+    flags: int | None
+    nr_folios: int
+    folios: VmallocArea
+    """The area that holds the folio table."""
+    table: Folios
+    """As many entries of the table as could be read."""
+    owner: Owner
+    path: Path
+
+    key = "memfd"
+
+    def summary(self) -> str:
+        words = [human_size(self.size), f"pos {self.pos:,}", plural(self.nr_folios, "folio")]
+        if self.nr_folios:
+            flags = (flag_text(word, FOLIO_FLAGS) for word in self.table.flag_words)
+            words.append(", ".join(flags) or "no folio")
+        if self.seals:
+            words.append(f"sealed {flag_text(self.seals, MEMFD_SEALS)}")
+        return ", ".join(words)
+
+    def document(self) -> Document:
+        table = self.table
+        columns = (table.pfn, table.order, table.flags, table.index)
+        return {
+            "pos": self.pos,
+            "size": self.size,
+            "seals": self.seals,
+            "seal_names": flag_names(self.seals or 0, MEMFD_SEALS),
+            "flags": self.flags,
+            "nr_folios": self.nr_folios,
+            "folios": self.folios.document(),
+            "folio_flags": table.flag_words,
+            "folio_table": [
+                {"pfn": pfn, "order": order if order >= 0 else None, "flags": flags, "index": index}
+                for pfn, order, flags, index in zip(
+                    *(column.tolist() for column in columns), strict=True
+                )
+            ],
+        }
+
+    def pieces(self, geometry: PageGeometry) -> Sequence[Piece]:
+        page, table = geometry.page_size, self.table
+        held = np.flatnonzero(table.pfn)
+        last_page = -(-self.size // page)
+        held = held[table.index[held] < np.uint64(min(last_page, 1 << 63))]
+        held = held[np.argsort(table.index[held], kind="stable")]
+        pieces = []
+        for pfn, index, order in zip(
+            table.pfn[held].tolist(),
+            table.index[held].tolist(),
+            np.maximum(table.order[held], 0).tolist(),
+            strict=True,
+        ):
+            offset = index * page
+            pieces.append(Piece(offset, pfn * page, min(page << order, self.size - offset)))
+        return pieces
+
+    def areas(self) -> Iterator[VmallocArea]:
+        yield self.folios
+
+
+def _decode(compatible: str, context: Context, entries: Sequence[FileEntry]) -> list[Memfd | None]:
+    """The descriptor of each file and its folio table; both and the folios are claimed."""
+    found: list[Memfd | None] = []
+    held: list[_Read] = []
+    room = LOOKED_UP
+    for entry in entries:
+        held.append(_read(compatible, context, entry))
+        room -= len(held[-1].folios)
+        if room < 0:
+            found += _finish(context, held)
+            held, room = [], LOOKED_UP
+    return found + _finish(context, held)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A file as far as it can be read without knowing what is preserved."""
+
+    owner: Owner
+    folios: NDArray[Any]
+    """Entries of the table, as they stand."""
+    make: Callable[..., Memfd] | None
+    """Makes the memfd of its table; None when its descriptor cannot be read."""
+
+
+def _read(compatible: str, context: Context, entry: FileEntry) -> _Read:
     layout = _LAYOUTS[compatible]
-    size = layout.sizeof()
-
-    def decode(context: Context, data: PhysAddr, owner: str, path: str) -> Memfd | None:
-        """The descriptor at ``data`` and its folio table; both and the folios are claimed."""
-        raw = _DESCRIPTOR.read(context.memory, data, size, path, context.faults)
-        if raw is None:
-            return None
-        fields = parse_record(layout, raw)
-        context.claims.add(owner, "memfd descriptor", data, size)
-        area = context.vmalloc(fields.folios, f"{path} → folios", owner, "folio table")
-        table = _read_table(context, area, fields.nr_folios, path)
-        _claim_folios(context, owner, table)
-        return Memfd(
-            compatible,
-            data,
-            fields.pos,
-            fields.size,
-            getattr(fields, "seals", None),
-            getattr(fields, "flags", None),
-            fields.nr_folios,
-            area,
-            table,
-            path,
-        )
-
-    return decode
-
-
-def _read_table(context: Context, area: VmallocArea, nr_folios: int, path: str) -> Folios:
-    room = (area.pages << context.geometry.shift) // _FOLIO.itemsize
-    size = min(nr_folios, room) * _FOLIO.itemsize
-    held = context.read_table(area, size)
-    entries = np.frombuffer(held[: len(held) // _FOLIO.itemsize * _FOLIO.itemsize], dtype=_FOLIO)
-    if len(entries) < nr_folios:
+    data, owner, path = entry
+    raw = _DESCRIPTOR.read(context.memory, data, layout.sizeof(), path, context.faults)
+    if raw is None:
+        return _Read(owner, np.empty(0, dtype=_FOLIO), None)
+    fields = parse_record(layout, raw)
+    context.claims.add(owner, ClaimKind.MEMFD_DESCRIPTOR, data, len(raw))
+    area = context.vmalloc(
+        fields.folios,
+        (*path, Step(StepKind.FOLIOS)),
+        owner,
+        ClaimKind.FOLIO_TABLE,
+        ClaimKind.FOLIO_TABLE_CHUNK,
+    )
+    make = partial(
+        Memfd,
+        compatible=compatible,
+        paddr=data,
+        pos=fields.pos,
+        size=fields.size,
+        seals=getattr(fields, "seals", None),
+        flags=getattr(fields, "flags", None),
+        nr_folios=fields.nr_folios,
+        folios=area,
+        owner=owner,
+        path=path,
+    )
+    entries = context.read_table(area, _FOLIO, fields.nr_folios)
+    if len(entries) < fields.nr_folios:
         context.faults.add(
             FaultKind.MEMFD_FOLIOS,
-            f"memfd has nr_folios {nr_folios:,}, its table gives "
+            f"memfd has nr_folios {fields.nr_folios:,}, its table gives "
             f"{plural(len(entries), 'entry', 'entries')}",
             paddr=area.first or None,
             path=path,
         )
+    return _Read(owner, entries, make)
+
+
+def _finish(context: Context, held: list[_Read]) -> list[Memfd | None]:
+    """The files with the orders of their folios, looked up together; the folios are claimed."""
+    none = np.empty(0, dtype=_FOLIO)
+    entries = np.concatenate([none, *(read.folios for read in held)])
     word = entries["pfn_flags"]
     pfn = (word & _PFN).view(np.int64)
-    return Folios(
-        pfn,
-        (word >> _FLAGS).astype(np.int16),
-        entries["index"].copy(),
-        np.empty(len(pfn), dtype=np.int8),
-    )
+    flags, index = (word >> _FLAGS).astype(np.int16), entries["index"].copy()
+    order = context.preserved.orders_at(pfn)
+    pages = np.int64(1) << np.maximum(order, 0)
+    found: list[Memfd | None] = []
+    at = 0
+    for read in held:
+        if read.make is None:
+            found.append(None)
+            continue
+        part = slice(at, at + len(read.folios))
+        at = part.stop
+        table = Folios(pfn[part], flags[part], index[part], order[part])
+        found.append(read.make(table=table))
+        real = slice(None) if table.pfn.all() else np.flatnonzero(table.pfn)
+        context.claims.add_many(
+            read.owner, ClaimKind.FOLIO, table.pfn[real], pages[part][real], table.index[real]
+        )
+    return found
 
 
-def _claim_folios(context: Context, owner: str, table: Folios) -> None:
-    """Claim the blocks of all folios, which gives :attr:`Folios.order`."""
-    pfn, index, ends = table.pfn, table.index, np.empty(len(table), dtype=np.int64)
-    context.find_blocks(pfn, table.order, ends)
-    if len(pfn) and np.count_nonzero(pfn) == len(pfn) and pfn.max() < context.claims.end:
-        context.claims.add_blocks(owner, "folio", pfn, ends, index)
-        return
-    context.look_up()
-    held = np.flatnonzero(pfn)
-    context.claims.add_many(owner, "folio", pfn[held], ends[held] - pfn[held], index[held])
-
-
-FILE_DECODERS: dict[str, FileDecoder] = {name: _decoder(name) for name in _LAYOUTS}
+FILE_DECODERS: dict[str, FileDecoder] = {name: partial(_decode, name) for name in _LAYOUTS}

@@ -2,35 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from kho_inspect.decoders import kexec_metadata, kho_test, luo, memblock, memfd
+from kho_inspect.decoders.context import Context, FileDecoder
+from kho_inspect.model.contents import Content
+from kho_inspect.model.handover import Blob
+from kho_inspect.model.identity import ClaimKind, Owner, Subsystem
 
-if TYPE_CHECKING:
-    from kho_inspect.decoders.context import BlobDecoder, Context, FileDecoder
-    from kho_inspect.model.handover import Blob
 
-BLOB_DECODERS: tuple[BlobDecoder, ...] = (
-    *luo.DECODERS,
-    *memblock.DECODERS,
-    *kexec_metadata.DECODERS,
-    *kho_test.DECODERS,
+@dataclass(frozen=True, slots=True)
+class BlobDecoder:
+    """One row of the table."""
+
+    kind: str
+    """What ``Blob.kind`` becomes: the compatible string, as a rule."""
+    node: str
+    """Name of the sub-node."""
+    subsystem: Subsystem
+    """Who owns the blob."""
+    decode: Callable[[Context, Blob, str], Content | None]
+    """``(context, blob, kind)`` → content; None when not even its first struct can be read."""
+    is_raw: Callable[[Blob], bool] | None = None
+    """Whether a blob is this decoder's; None: it is an FDT whose root is compatible to ``kind``."""
+
+    def matches(self, blob: Blob) -> bool:
+        """Whether the blob's own compatible string, or shape, is this decoder's."""
+        if self.is_raw is not None:
+            return self.is_raw(blob)
+        return blob.fdt is not None and blob.fdt.string("compatible") == self.kind
+
+
+BLOB_DECODERS = (
+    BlobDecoder("luo-v1", "LUO", Subsystem.LUO, luo.decode_fdt),
+    BlobDecoder("luo-v5", "LUO", Subsystem.LUO, luo.decode_raw, luo.is_raw),
+    BlobDecoder("memblock-v1", "memblock", Subsystem.MEMBLOCK, memblock.decode),
+    BlobDecoder(
+        "kexec-metadata",
+        "kexec-metadata",
+        Subsystem.KEXEC_METADATA,
+        kexec_metadata.decode,
+        lambda blob: not blob.fdt,
+    ),
+    BlobDecoder("kho-test-v1", "kho_test", Subsystem.KHO_TEST, kho_test.decode),
 )
 
 FILE_DECODERS: dict[str, FileDecoder] = {**memfd.FILE_DECODERS}
 
+_SUBSYSTEMS = {decoder.node: decoder.subsystem for decoder in BLOB_DECODERS}
 
-def decode_blob(context: Context, blob: Blob) -> Blob:
-    """The blob with its content, when a decoder knows it; its memory is claimed in any case."""
-    if blob.paddr is not None and blob.size is not None:
-        # A size that could not be read is no measure of what the blob owns.
-        context.claims.add(blob.name, "blob", blob.paddr, blob.size if blob.stored else 1)
-    if not blob.stored:
-        return blob
-    for decoder in BLOB_DECODERS:
-        if decoder.node == blob.name and decoder.matches(blob):
-            content = decoder.decode(context, blob, decoder.kind)
-            context.look_up()
-            return replace(blob, kind=decoder.kind, content=content)
-    return blob
+
+def decode_blobs(context: Context, blobs: Iterable[Blob]) -> Iterator[Blob]:
+    """Each blob, with its content where a decoder reads it; its memory is claimed in any case.
+
+    ``kho_retrieve_subtree()`` finds the first sub-node of a name: any other is foreign to the
+    subsystem of that name.
+    """
+    names: set[str] = set()
+    for blob in blobs:
+        subsystem = _SUBSYSTEMS.get(blob.name, Subsystem.SUBNODE)
+        if subsystem is not Subsystem.SUBNODE and blob.name not in names:
+            blob = replace(blob, owner=Owner(subsystem))
+        names.add(blob.name)
+        if blob.paddr is not None and blob.size is not None:
+            # A size that could not be read does not measure what the blob owns.
+            size = blob.size if blob.stored else 1
+            context.claims.add(blob.owner, ClaimKind.BLOB, blob.paddr, size)
+        for decoder in BLOB_DECODERS if blob.stored else ():
+            if decoder.node == blob.name and decoder.matches(blob):
+                content = decoder.decode(context, blob, decoder.kind)
+                blob = replace(blob, kind=decoder.kind, content=content)
+                break
+        yield blob

@@ -9,17 +9,14 @@ from __future__ import annotations
 from construct import Bytes, Int32sl, Int32ul, Int64sb, Int64sl, Int64ul, Struct
 
 KDUMP_SIGNATURE = b"KDUMP   "
-DISKDUMP_SIGNATURE = b"DISKDUMP"
-"""Of 2004, before kdump: the same header, bitmaps and pages, another sub-header."""
-
-KDUMP_VERSIONS = range(7)
+KDUMP_VERSION = 6
+"""Written by QEMU, and by every makedumpfile that supports a kernel with KHO."""
 
 DUMP_DH_COMPRESSED_ZLIB = 0x1
 DUMP_DH_COMPRESSED_LZO = 0x2
 DUMP_DH_COMPRESSED_SNAPPY = 0x4
 DUMP_DH_COMPRESSED_INCOMPLETE = 0x8
 """In the header only: the writer ran out of space."""
-DUMP_DH_EXCLUDED_VMEMMAP = 0x10
 DUMP_DH_COMPRESSED_ZSTD = 0x20
 
 new_utsname = Struct(
@@ -68,8 +65,7 @@ kdump_sub_header = Struct(
     "end_pfn_64" / Int64ul,
     "max_mapnr_64" / Int64ul,
 )
-"""Block 1 of a KDUMP file. ``dump_level`` came with header version 1, ``split`` and the page
-frames with 2, vmcoreinfo with 3, the note with 4, eraseinfo with 5, the ``_64`` fields with 6."""
+"""Block 1. The ``_64`` fields replace those before, and ``max_mapnr`` of block 0."""
 
 page_desc = Struct(
     "offset" / Int64sl,

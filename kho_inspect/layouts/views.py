@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from construct import Adapter, Bytes, Construct, FormatField, Renamed, Struct
@@ -31,6 +31,10 @@ class U64Array(Adapter):  # type: ignore[misc]  # construct publishes no types
 
     def _decode(self, obj: bytes, context: Any, path: str) -> NDArray[np.uint64]:
         return np.frombuffer(obj, dtype="<u8")
+
+
+Layout: TypeAlias = Struct
+"""A declaration, for rooms that only pass one on."""
 
 
 @cache

@@ -1,1 +1,1 @@
-"""What nobody handed over: root FDTs, what points to them, the scratch table, the page size."""
+"""What the command line does not give: root FDTs, pointers to them, scratch table, page size."""

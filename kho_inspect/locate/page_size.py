@@ -1,4 +1,4 @@
-"""Which page size wrote this tree? The FDT does not say, so the tree has to.
+"""Which page size a tree was written with: the FDT has no such property, the tree has evidence.
 
 Under a wrong page size a table is cut short or runs into its neighbours, and its pointers stop
 being aligned, stored page addresses after a step or two. A bounded part of the tree is tried
@@ -8,27 +8,25 @@ up in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kho_inspect.abi import Abi
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry, page_size_name
 from kho_inspect.layouts.radix import kho_radix_node
 from kho_inspect.layouts.views import dtype_of
+from kho_inspect.memory import PhysicalMemory
+from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.radix_tree import look_up
 from kho_inspect.units import PhysAddr, plural
 from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
-from kho_inspect.walk.radix import look_up
+from kho_inspect.walk.radix import word_reader
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from kho_inspect.abi import Abi
-    from kho_inspect.memory import PhysicalMemory
-
-MAX_TABLES = 64
-"""Tables that are tried under each candidate."""
+MAX_TRIED = 64
+"""Tables that are tried under each candidate, and sub-nodes whose blobs are looked up in it."""
 MAX_ORDER = 20
 """Highest order under which a blob's page is looked up."""
 
@@ -40,13 +38,13 @@ class Evidence:
     geometry: PageGeometry
     aligned: bool
     """The root is page-aligned and stored."""
-    good: int
+    good: int = 0
     """Pointers that lead to an aligned, stored page."""
-    bad: int
+    bad: int = 0
     """Pointers that do not, and keys without a valid order."""
-    blobs: int
-    """Sub-node blobs that the tree says are preserved."""
-    blob_orders: int
+    blobs: int = 0
+    """Sub-node blobs that the tree records as preserved."""
+    blob_orders: int = 0
     """Sum of the orders of the blocks that hold them: writers need a page or a few."""
 
     @property
@@ -57,25 +55,19 @@ class Evidence:
         return (self.aligned, self.blobs, sound, share, -self.blob_orders, -self.geometry.shift)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The candidate that the evidence favours."""
-
-    best: Evidence
-    reason: str
-    """In words."""
-
-
 def find_page_size(
-    memory: PhysicalMemory, abi: Abi, root: PhysAddr, blobs: Sequence[PhysAddr]
-) -> Choice:
-    """Try every page size on the map at ``root``, whose sub-nodes' blobs stand at ``blobs``."""
+    memory: PhysicalMemory, abi: Abi, root: FdtNode, memory_map: PhysAddr
+) -> tuple[Evidence, str]:
+    """Try every page size on the map at ``memory_map``; the best one, and why, in words."""
+    pointers = [node.u64(abi.blob_property) for node in root.children[:MAX_TRIED]]
+    blobs = [paddr for paddr in pointers if paddr]
     candidates = [
-        _examine(memory, PageGeometry(shift, abi), root, blobs) for shift in PAGE_SHIFTS.values()
+        _examine(memory, PageGeometry(shift, abi), memory_map, blobs)
+        for shift in PAGE_SHIFTS.values()
     ]
     candidates.sort(key=lambda evidence: evidence.rank)
     best = candidates[-1]
-    return Choice(best, _reason(best, candidates[-2], len(blobs)))
+    return best, _reason(best, candidates[-2], len(blobs))
 
 
 def _examine(
@@ -85,12 +77,12 @@ def _examine(
         return _examine_chunks(memory, geometry, root, blobs)
     page = geometry.page_size
     if root % page or not memory.stored_mask(np.array([root], dtype=np.uint64), page)[0]:
-        return Evidence(geometry, False, 0, 0, 0, 0)
+        return Evidence(geometry, aligned=False)
     dtype = dtype_of(kho_radix_node(geometry))
     good = bad = 0
     queue = [(root, 0, geometry.levels - 1)]
-    seen = {root}
-    for _ in range(MAX_TABLES):
+    queued = {root}
+    for _ in range(MAX_TRIED):
         if not queue:
             break
         paddr, key, level = queue.pop()
@@ -104,13 +96,12 @@ def _examine(
         good += int(sound.sum())
         bad += len(columns) - int(sound.sum())
         if level > 1:
-            for child, child_key in zip(
-                children[sound].tolist(), keys[sound].tolist(), strict=True
-            ):
-                if child in seen:
+            below = zip(children[sound].tolist(), keys[sound].tolist(), strict=True)
+            for child, child_key in below:
+                if child in queued:
                     bad += 1
                 else:
-                    seen.add(child)
+                    queued.add(child)
                     queue.append((child, child_key, level - 1))
     orders = [preserved_order(memory, geometry, root, paddr) for paddr in blobs]
     found = [order for order in orders if order is not None]
@@ -135,10 +126,11 @@ def preserved_order(
 ) -> int | None:
     """The lowest order of a preserved block that holds ``paddr``."""
     page = paddr & ~(geometry.page_size - 1)
+    read = word_reader(memory)
     for order in range(MAX_ORDER + 1):
         block = page & ~((geometry.page_size << order) - 1)
         key = geometry.encode(block, order)
-        steps = look_up(memory, geometry, root, key)
+        steps = look_up(read, geometry, root, key)
         if len(steps) == geometry.levels and steps[-1].value:
             return order
     return None
@@ -150,7 +142,7 @@ def _reason(best: Evidence, second: Evidence, blobs: int) -> str:
         return f"assumed {name}: the tree root is not a stored, aligned page of any size"
     if best.rank[:-1] == second.rank[:-1]:
         other = page_size_name(second.geometry.shift)
-        return f"assumed {name}: nothing in the tree tells it from {other}"
+        return f"assumed {name}: the tree is as good under {other}"
     if not best.good + best.bad:
         return "the tree is empty, but its root is aligned for no larger page"
     if not best.blobs and best.bad:

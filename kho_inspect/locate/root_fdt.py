@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from itertools import islice
 
-from kho_inspect import fdt
+import numpy as np
+
+from kho_inspect import fdt, intervals
 from kho_inspect.abi import ABIS, BY_COMPATIBLE, MAP_PROPERTY, find_abi, nearest_abi
 from kho_inspect.errors import (
     FdtError,
+    MissingMemoryError,
     NotAHandoverError,
     TruncatedFdtError,
     UnknownAbiError,
     UnreadableInputError,
 )
+from kho_inspect.intervals import Intervals
 from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.locate import scan
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.files import read_head
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.handover import RootFdt
+from kho_inspect.units import PhysAddr
 
+BATCH = 4096
+MAX_PAGES = 16 * BATCH
+"""Pages that are compared with the root FDT."""
 HOW_TO_CAPTURE = (
     "debugfs kho/out/fdt keeps its boot-time size: take kho/in/fdt in the next kernel instead"
 )
@@ -45,43 +53,46 @@ def read_root_fdt(
     if not data:
         raise UnreadableInputError(f"{path} is empty", hint=HOW_TO_CAPTURE, source=path)
     found: scan.FoundFdt | None = None
-    recovery = boot_dtb = None
+    recovery = boot_dtb = paddr = None
     try:
         root = fdt.parse(data, source=path, limit=limit)
     except TruncatedFdtError as error:
         found, recovery = _recover(path, data, memory, error)
     except FdtError as error:
-        hint = None
-        if error.offset == 0:
-            hint = "the order is: kho-inspect DUMP DTB"
+        hint = "the order is: kho-inspect DUMP DTB" if error.offset == 0 else None
         raise FdtError(
             f"{path}: {error.message}", offset=error.offset, hint=hint, source=path
         ) from error
     else:
-        if not _is_kho_root(root):
+        is_kho = (root.string("compatible") or "").startswith("kho-")
+        if not is_kho and root.prop(MAP_PROPERTY) is None:
             found, recovery = _follow_chosen(path, root, memory)
             boot_dtb = path
     if found is not None:
-        data, root = found.data, found.root
-    described = _describe(path, data, root, assume_abi, accept_unknown)
-    if found is None:
-        return described
-    return replace(
-        described, recovered=True, recovery=recovery, paddr=found.paddr, boot_dtb=boot_dtb
+        data, root, paddr = found.data, found.root, found.paddr
+    return _describe(
+        path,
+        data,
+        root,
+        assume_abi,
+        accept_unknown=accept_unknown,
+        recovery=recovery,
+        paddr=paddr,
+        boot_dtb=boot_dtb,
     )
 
 
 def locate_root_fdt(
     memory: PhysicalMemory,
     assume_abi: str | None = None,
-    *,
     progress: Callable[[int], None] = lambda size: None,
-) -> RootFdt:
-    """The most credible root FDT that stands in the dump itself.
+) -> tuple[RootFdt, scan.Located]:
+    """The most credible root FDT that stands in the dump itself, and all that was found.
 
     Raises NotAHandoverError when there is none, UnknownAbiError as :func:`read_root_fdt` does.
     """
-    found = scan.locate(memory, progress).fdts
+    located = scan.locate(memory, progress)
+    found = located.fdts
     if not found:
         raise NotAHandoverError(
             f"{memory.path} holds no KHO root FDT",
@@ -91,12 +102,22 @@ def locate_root_fdt(
     best = found[0]
     more = f", the best of {len(found)}" if len(found) > 1 else ""
     recovery = f"found in the dump at {best.paddr:#x}{more}: {best.why}"
-    described = _describe(memory.path, best.data, best.root, assume_abi, False)
-    return replace(described, recovered=True, recovery=recovery, paddr=best.paddr)
+    root = _describe(
+        memory.path, best.data, best.root, assume_abi, recovery=recovery, paddr=best.paddr
+    )
+    return root, located
 
 
 def _describe(
-    path: str, data: bytes, root: FdtNode, assume_abi: str | None, accept_unknown: bool
+    path: str,
+    data: bytes,
+    root: FdtNode,
+    assume_abi: str | None,
+    *,
+    accept_unknown: bool = False,
+    recovery: str | None = None,
+    paddr: PhysAddr | None = None,
+    boot_dtb: str | None = None,
 ) -> RootFdt:
     compatible = root.string("compatible") or ""
     abi = BY_COMPATIBLE.get(assume_abi) if assume_abi else find_abi(compatible)
@@ -119,15 +140,11 @@ def _describe(
         size=size,
         data=data[:size],
         root=root,
-        recovered=False,
-        recovery=None,
-        paddr=None,
+        recovered=recovery is not None,
+        recovery=recovery,
+        paddr=paddr,
+        boot_dtb=boot_dtb,
     )
-
-
-def _is_kho_root(root: FdtNode) -> bool:
-    compatible = root.string("compatible") or ""
-    return compatible.startswith("kho-") or root.prop(MAP_PROPERTY) is not None
 
 
 def _follow_chosen(path: str, root: FdtNode, memory: PhysicalMemory) -> tuple[scan.FoundFdt, str]:
@@ -159,23 +176,38 @@ def _recover(
     candidates = scan.find_copies(memory, prefix)
     if candidates:
         best = candidates[0]
-        others = f", the best of {len(candidates)} copies" if len(candidates) > 1 else ""
+        more = f", the best of {len(candidates)} copies" if len(candidates) > 1 else ""
         return best, (
             f"{path} holds only {error.have} of {error.totalsize} bytes (debugfs kho/out/fdt does "
-            f"that); the whole FDT was found in the dump at {best.paddr:#x}{others}"
+            f"that); the whole FDT was found in the dump at {best.paddr:#x}{more}"
         )
-    strangers = scan.locate(memory).fdts
-    listed = ", ".join(f"{other.paddr:#x} ({other.compatible})" for other in strangers[:4])
-    raise TruncatedFdtMissingError(path, error, listed) from error
+    others = scan.locate(memory).fdts
+    listed = ", ".join(f"{other.paddr:#x} ({other.compatible})" for other in others[:4])
+    error.message = (
+        f"{path}: {error.message}, and the dump has no FDT that starts with them; "
+        f"root FDTs in the dump: {listed or 'none'}"
+    )
+    error.hint = HOW_TO_CAPTURE
+    raise error
 
 
-class TruncatedFdtMissingError(TruncatedFdtError):
-    """The DTB is truncated and the dump holds no FDT that continues it."""
+def find_page(
+    memory: PhysicalMemory, pages: Intervals, page_shift: int, data: bytes
+) -> PhysAddr | None:
+    """The first of ``pages`` (page frames) that begins with ``data``, at least 8 bytes.
 
-    def __init__(self, path: str, error: TruncatedFdtError, listed: str) -> None:
-        super().__init__(totalsize=error.totalsize, have=error.have, source=path)
-        self.message = (
-            f"{path}: {self.message}, and the dump has no FDT that starts with them; "
-            f"root FDTs in the dump: {listed or 'none'}"
-        )
-        self.hint = HOW_TO_CAPTURE
+    Gives up after :data:`MAX_PAGES`.
+    """
+    first = np.frombuffer(data, dtype="<u8", count=1)
+    # As many runs as pages, and no more, are enough.
+    runs = pages[0][:MAX_PAGES], pages[1][:MAX_PAGES]
+    for pfns in islice(intervals.points(runs, BATCH), MAX_PAGES // BATCH):
+        batch = pfns.astype(np.uint64) << np.uint64(page_shift)
+        batch = batch[memory.stored_mask(batch, first.itemsize)]
+        for paddr in batch[memory.gather(batch, first.dtype) == first].tolist():
+            try:
+                if memory.read(paddr, len(data)) == data:
+                    return int(paddr)
+            except MissingMemoryError:
+                continue
+    return None

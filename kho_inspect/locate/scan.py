@@ -1,12 +1,12 @@
-"""Finding what nobody handed over: root FDTs, and what points to them, in a memory dump."""
+"""Finding root FDTs, and what points to them, in a memory dump."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect import fdt
 from kho_inspect.abi import MAP_PROPERTY, find_abi
@@ -16,15 +16,12 @@ from kho_inspect.layouts.fdt import FDT_LAST_SUPPORTED_VERSION, FDT_MAGIC_BYTES,
 from kho_inspect.layouts.setup_data import SETUP_KEXEC_KHO, kho_data, setup_data
 from kho_inspect.layouts.views import format_of, offset_of, parse_record
 from kho_inspect.locate.page_size import find_page_size, preserved_order
+from kho_inspect.memory import PhysicalMemory
+from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.handover import Pointer
 from kho_inspect.units import Extent, PhysAddr, plural
 from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.model.fdt_node import FdtNode
 
 SCAN_BYTES = 1 << 20
 """Memory searched at a time: small enough to stay in a processor's cache."""
@@ -35,7 +32,7 @@ MAX_BOOT_FDT = 2 << 20
 MAX_JUDGED = 256
 """Root FDTs whose trees are looked into, and boot FDTs that are parsed."""
 MAX_EXAMINED = 1 << 30
-"""Bytes of what looks like device trees that one scan reads, of each a page at the least: where
+"""Bytes of what looks like device trees that one scan reads, at least a page for each: where
 they overlap, a small dump has terabytes of them."""
 MAX_TOKENS = 1 << 19
 """Tokens of device trees that one scan parses."""
@@ -43,8 +40,6 @@ PARSING = 16
 """Tokens that could be parsed in the time that it takes to begin."""
 MAX_POINTERS = 4096
 """Setup_data entries that are kept."""
-MAX_WITNESSES = 64
-"""Sub-nodes whose blobs are looked up in a tree to tell its page size."""
 
 NOWHERE = Extent(0, 0)
 
@@ -70,7 +65,7 @@ class FoundFdt:
     valid_tree: bool
     """The map pointer leads to something that reads as a preserved-memory map."""
     preserved: bool
-    """The map records the very page that the FDT stands in, as kho_init sees to."""
+    """The map records the very page that the FDT stands in: kho_init preserves it."""
     pointers: tuple[str, ...] = ()
     """What in the dump points to it."""
 
@@ -100,25 +95,11 @@ class FoundFdt:
         """The evidence for and against it, in words."""
         words = ["valid tree" if self.valid_tree else "no valid tree behind it"]
         if self.valid_tree:
-            words.append(
-                "own page preserved" if self.preserved else "own page not preserved: stale"
-            )
+            kept = "preserved" if self.preserved else "not preserved: stale"
+            words.append(f"own page {kept}")
         words += [f"{pointer} points to it" for pointer in self.pointers]
         words.append("page-aligned" if self.aligned else "not page-aligned")
         return ", ".join(words)
-
-
-@dataclass(frozen=True, slots=True)
-class Pointer:
-    """An x86 setup_data entry, or an arm64 boot FDT, that tells the next kernel of a handover."""
-
-    source: str
-    """``setup_data at 0x73fa0a0``"""
-    where: Extent
-    """The entry, or boot FDT, itself; empty when it is not in the dump."""
-    fdt: PhysAddr
-    scratch: Extent
-    """The scratch table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +109,7 @@ class Located:
     fdts: tuple[FoundFdt, ...]
     pointers: tuple[Pointer, ...]
     passed_over: int = 0
-    """Places that may be more of either, but come after more than any honest dump has."""
+    """Places that may be more of either, unread: they follow more than any undamaged dump has."""
 
 
 def locate(
@@ -143,7 +124,7 @@ def locate(
     specification, a setup_data entry by its allocation.
     """
     scan = _Scan(memory)
-    seen = 0
+    scanned = 0
     for paddr, chunk in memory.data_chunks(SCAN_BYTES, 0):
         skip = -paddr % 8
         words = np.frombuffer(chunk[skip : skip + (len(chunk) - skip) // 8 * 8], dtype="<u8")
@@ -153,14 +134,14 @@ def locate(
         types = np.flatnonzero(words == _TYPE_AND_LEN).tolist()
         scan.look_at_setup_data([start + 8 * at - _TYPE for at in types])
         progress(len(chunk))
-        seen += len(chunk)
-        if limit is not None and seen >= limit:
+        scanned += len(chunk)
+        if limit is not None and scanned >= limit:
             break
     return scan.result()
 
 
 def _fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Which of some memory's words begin a device tree, as far as its header tells."""
+    """Which of some memory's words begin a device tree, by their header."""
     cells = words.view("<u4")
     found = np.flatnonzero(cells[::2] == _MAGIC)
     size = cells[2 * found + _TOTALSIZE].byteswap()
@@ -172,24 +153,17 @@ def _fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
     return found[fits]
 
 
-def find_bytes(memory: PhysicalMemory, needle: bytes) -> Iterator[PhysAddr]:
-    """Physical addresses at which ``needle`` stands in stored memory, lowest first per segment."""
-    for paddr, chunk in memory.data_chunks(SCAN_BYTES, len(needle) - 1):
-        data = bytes(chunk)
-        at = data.find(needle)
-        while at >= 0:
-            yield paddr + at
-            at = data.find(needle, at + 1)
-
-
 def find_copies(memory: PhysicalMemory, prefix: bytes) -> list[FoundFdt]:
     """Whole KHO root FDTs that start with ``prefix``, wherever they stand, best first."""
     scan = _Scan(memory)
-    for paddr in find_bytes(memory, prefix):
-        found = scan.root_at(paddr)
-        if found is not None:
-            scan.fdts.append(found)
-    return sorted(scan.fdts, key=lambda one: one.rank)
+    for paddr, chunk in memory.data_chunks(SCAN_BYTES, len(prefix) - 1):
+        data = bytes(chunk)
+        at = data.find(prefix)
+        while at >= 0:
+            if found := scan.root_at(paddr + at):
+                scan.fdts.append(found)
+            at = data.find(prefix, at + 1)
+    return sorted(scan.fdts, key=lambda found: found.rank)
 
 
 def read_root(memory: PhysicalMemory, paddr: PhysAddr) -> FoundFdt | None:
@@ -217,16 +191,15 @@ class _Scan:
         named = [
             replace(found, pointers=tuple(sources.get(found.paddr, ()))) for found in self.fdts
         ]
-        ranked = sorted(named, key=lambda found: found.rank)
-        return Located(tuple(ranked), tuple(self.pointers), self.passed_over)
+        named.sort(key=lambda found: found.rank)
+        return Located(tuple(named), tuple(self.pointers), self.passed_over)
 
     def look_at_fdts(self, paddrs: Sequence[PhysAddr]) -> None:
         for at, paddr in enumerate(paddrs):
             if self.left <= 0 or not self.tokens.left:
                 self.passed_over += len(paddrs) - at
                 return
-            found = self.root_at(paddr)
-            if found is not None:
+            if found := self.root_at(paddr):
                 self.fdts.append(found)
             else:
                 self.look_at_boot_fdt(paddr)
@@ -248,12 +221,18 @@ class _Scan:
             root.prop(MAP_PROPERTY) is None and find_abi(root.string("compatible") or "") is None
         ):
             return None
-        memory_map = root.u64(MAP_PROPERTY)
-        valid, preserved = False, False
+        memory_map, valid, preserved = root.u64(MAP_PROPERTY), False, False
         if len(self.fdts) < MAX_JUDGED and memory_map:
             valid, preserved = _judge_tree(self.memory, root, memory_map, paddr)
-        aligned = paddr % (1 << min(PAGE_SHIFTS.values())) == 0
-        return FoundFdt(paddr, data, root, memory_map, aligned, valid, preserved)
+        return FoundFdt(
+            paddr=paddr,
+            data=data,
+            root=root,
+            memory_map=memory_map,
+            aligned=paddr % (1 << min(PAGE_SHIFTS.values())) == 0,
+            valid_tree=valid,
+            preserved=preserved,
+        )
 
     def look_at_boot_fdt(self, paddr: PhysAddr) -> None:
         data = self.read(paddr, MAX_BOOT_FDT)
@@ -267,7 +246,7 @@ class _Scan:
             self.pointers.append(pointer)
 
     def read(self, paddr: PhysAddr, limit: int) -> bytes | None:
-        """The device tree at ``paddr``, as far as its header tells, with up to ``limit`` bytes."""
+        """The device tree at ``paddr``; None where its header gives more than ``limit`` bytes."""
         try:
             size = fdt.total_size(self.memory.read(paddr, fdt.START_SIZE))
             if size is None or size > limit:
@@ -293,9 +272,7 @@ def _judge_tree(
     abi = find_abi(root.string("compatible") or "")
     if abi is None:
         return False, False
-    blobs = [node.u64(abi.blob_property) for node in root.children[:MAX_WITNESSES]]
-    evidence = find_page_size(memory, abi, memory_map, [at for at in blobs if at])
-    best = evidence.best
+    best, _ = find_page_size(memory, abi, root, memory_map)
     if not (best.aligned and best.good and not best.bad):
         return False, False
     if abi.radix:
@@ -305,7 +282,7 @@ def _judge_tree(
 
 
 def chosen_pointer(root: FdtNode, source: str, where: Extent = NOWHERE) -> Pointer | None:
-    """What ``/chosen`` of an arm64 boot device tree says of a handover, None when nothing."""
+    """What ``/chosen`` of an arm64 boot device tree points to, None when it names no handover."""
     chosen = root.child("chosen")
     region = chosen and _cells(root, chosen.prop("linux,kho-fdt"))
     scratch = (chosen and _cells(root, chosen.prop("linux,kho-scratch"))) or NOWHERE

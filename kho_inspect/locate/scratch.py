@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,13 +11,11 @@ from kho_inspect.errors import FdtError, MissingMemoryError
 from kho_inspect.layouts.setup_data import kho_scratch
 from kho_inspect.layouts.views import dtype_of
 from kho_inspect.limits import DEFAULT_LIMITS
-from kho_inspect.locate.scan import Pointer, chosen_pointer
+from kho_inspect.locate.scan import chosen_pointer
+from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.files import read_head
-from kho_inspect.model.handover import Scratch
+from kho_inspect.model.handover import Pointer, Scratch
 from kho_inspect.units import Extent
-
-if TYPE_CHECKING:
-    from kho_inspect.memory import PhysicalMemory
 
 MAX_ENTRIES = 1024
 

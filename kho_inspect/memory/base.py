@@ -1,4 +1,4 @@
-"""The protocol that every source of physical memory speaks."""
+"""The protocol of every source of physical memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class Presence(StrEnum):
-    """What the dump can say of a range of physical memory."""
+    """What is known of a range of physical memory."""
 
     STORED = "stored"
     NOT_STORED = "not stored"
     """The machine has this memory; the dump does not hold its bytes."""
     EXCLUDED = "excluded"
-    """The machine has this memory; the dump was told to leave it out (zero, cache, user pages)."""
+    """The machine has this memory; its writer left it out (zero, cache, user pages)."""
     OUTSIDE = "outside"
     """The dump declares no memory there."""
 
@@ -76,7 +76,7 @@ class PhysicalMemory(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is odd about the file itself (truncated, say), for people."""
+        """Defects of the file itself (truncated, say), for people."""
 
     def presence(self, paddr: PhysAddr, size: int = 1) -> Presence:
         """The worst answer for any byte of the range."""

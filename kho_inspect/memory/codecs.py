@@ -1,15 +1,13 @@
-"""Unpacking one page: zlib is always there, the others come with the package's extras.
+"""Unpacking: zlib and lzma are always there, the other modules come with the package's extras.
 
-Every codec gives at most the bytes it is asked for, whatever its input claims.
+Every codec of a page gives hardly more than the bytes it is asked for, whatever its input claims.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.layouts import diskdump
@@ -28,93 +26,75 @@ class BadPageError(Exception):
     """These bytes do not unpack to what they should; never leaves ``memory``."""
 
 
-def optional_module(name: str) -> Any:
-    """Import an optional module; raises UnreadableInputError that says how to get it."""
+def optional_module(name: str, path: str, otherwise: str = "") -> Any:
+    """Import a module that ``path`` needs.
+
+    Raises UnreadableInputError that says how to get it, or what to do ``otherwise``.
+    """
     try:
         return import_module(name)
     except ImportError as error:
         extra = EXTRAS[name]
         raise UnreadableInputError(
-            f"{extra} compression needs the Python module {name}, which is not installed",
-            hint=f"pip install 'kho-inspect[{extra}]'",
+            f"{path}: {extra} compression needs the Python module {name}, which is not installed",
+            hint=f"pip install 'kho-inspect[{extra}]'{otherwise}",
+            source=path,
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(NamedTuple):
     """How the pages of a kdump may be compressed."""
 
     name: str
-    load: Callable[[], Unpacker]
-    """Raises UnreadableInputError when its module is missing."""
+    module: str
+    error: str
+    """The module's exception for damaged input."""
+    unpack: Callable[[Any, memoryview, int], bytes]
+    """``(module, packed bytes, size)``"""
+
+    def load(self, path: str) -> Unpacker:
+        """Raises UnreadableInputError when the module is missing."""
+        module = optional_module(self.module, path)
+        damage = getattr(module, self.error)
+
+        def unpack(data: memoryview, size: int) -> bytes:
+            try:
+                return self.unpack(module, data, size)
+            except damage as error:
+                raise BadPageError(str(error)) from error
+
+        return unpack
 
 
-def _zlib() -> Unpacker:
-    def unpack(data: memoryview, size: int) -> bytes:
-        stream = zlib.decompressobj()
-        try:
-            # One byte more than wanted: else the end, with its checksum, is not reached.
-            page = stream.decompress(data, size + 1)
-        except zlib.error as error:
-            raise BadPageError(str(error)) from error
-        if len(page) == size and not stream.eof:
-            raise BadPageError("the stream is cut short")
-        return page
-
-    return unpack
+def _zlib(zlib: Any, data: memoryview, size: int) -> bytes:
+    # One byte more than wanted: else the end, with its checksum, is not reached.
+    page: bytes = zlib.decompressobj().decompress(data, size + 1)
+    return page
 
 
-def _lzo() -> Unpacker:
-    lzallright = optional_module("lzallright")
-
-    def unpack(data: memoryview, size: int) -> bytes:
-        try:
-            # Not bounded by size, but by its input: LZO1X gives 255 times its input at most.
-            page: bytes = lzallright.LZOCompressor.decompress(data, size)
-        except lzallright.LZOError as error:
-            raise BadPageError(str(error.args[0])) from error
-        return page
-
-    return unpack
+def _lzo(lzallright: Any, data: memoryview, size: int) -> bytes:
+    # Not bounded by size, but by its input: LZO1X gives 255 times its input at most.
+    page: bytes = lzallright.LZOCompressor.decompress(data, size)
+    return page
 
 
-def _snappy() -> Unpacker:
-    cramjam = optional_module("cramjam")
-
-    def unpack(data: memoryview, size: int) -> bytes:
-        page = bytearray(size)
-        try:
-            have = cramjam.snappy.decompress_raw_into(data, page)
-        except cramjam.DecompressionError as error:
-            raise BadPageError(str(error)) from error
-        return bytes(page[:have])
-
-    return unpack
+def _snappy(cramjam: Any, data: memoryview, size: int) -> bytes:
+    page = bytearray(size)
+    return bytes(page[: cramjam.snappy.decompress_raw_into(data, page)])
 
 
-def _zstd() -> Unpacker:
-    zstandard = optional_module("zstandard")
+def _zstd(zstandard: Any, data: memoryview, size: int) -> bytes:
+    # Read as a stream: a frame that says its size is otherwise unpacked to that size.
     context = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-
-    def unpack(data: memoryview, size: int) -> bytes:
-        try:
-            # A frame that says its size is unpacked to that size, whatever the caller allows.
-            claimed = zstandard.get_frame_parameters(data).content_size
-            if claimed not in (size, zstandard.CONTENTSIZE_UNKNOWN):
-                raise BadPageError(f"the frame says it holds {claimed} bytes")
-            page: bytes = context.decompress(data, max_output_size=size)
-        except zstandard.ZstdError as error:
-            raise BadPageError(str(error)) from error
-        return page
-
-    return unpack
+    page: bytes = context.stream_reader(data).read(size + 1)
+    return page
 
 
-CODECS: dict[int, Codec] = {
-    diskdump.DUMP_DH_COMPRESSED_ZLIB: Codec("zlib", _zlib),
-    diskdump.DUMP_DH_COMPRESSED_LZO: Codec("lzo", _lzo),
-    diskdump.DUMP_DH_COMPRESSED_SNAPPY: Codec("snappy", _snappy),
-    diskdump.DUMP_DH_COMPRESSED_ZSTD: Codec("zstd", _zstd),
+CODECS = {
+    diskdump.DUMP_DH_COMPRESSED_ZLIB: Codec("zlib", "zlib", "error", _zlib),
+    diskdump.DUMP_DH_COMPRESSED_LZO: Codec("lzo", "lzallright", "LZOError", _lzo),
+    diskdump.DUMP_DH_COMPRESSED_SNAPPY: Codec("snappy", "cramjam", "DecompressionError", _snappy),
+    diskdump.DUMP_DH_COMPRESSED_ZSTD: Codec("zstd", "zstandard", "ZstdError", _zstd),
 }
 """By the flag of a page descriptor, or of the header's status."""
 

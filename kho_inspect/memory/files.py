@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_PIECE = 1 << 20
-
-
 def open_regular(path: str) -> int:
     """A read-only descriptor of a regular file.
 
@@ -24,34 +21,19 @@ def open_regular(path: str) -> int:
     """
     try:
         # Looked at before: opening alone may rewind a tape, or take hold of a terminal.
-        _require_regular(path, os.stat(path).st_mode)  # noqa: PTH116  # Path("") is "."
-        # O_NONBLOCK: opening what has become a FIFO must not wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        mode = os.stat(path).st_mode  # noqa: PTH116  # Path("") is "."
+        if stat.S_ISREG(mode):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UnreadableInputError(f"cannot open {path}: {reason}", source=path) from error
-    try:
-        _require_regular(path, os.fstat(fd).st_mode)
-    except UnreadableInputError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _require_regular(path: str, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise UnreadableInputError(f"{path} is a directory, not a file", source=path)
-    if not stat.S_ISREG(mode):
-        kinds = {
-            stat.S_IFIFO: "a pipe",
-            stat.S_IFSOCK: "a socket",
-            stat.S_IFCHR: "a device",
-            stat.S_IFBLK: "a block device",
-        }
-        kind = kinds.get(stat.S_IFMT(mode), "something else")
-        raise UnreadableInputError(
-            f"{path} is not a regular file but {kind}", hint="copy it to a file first", source=path
-        )
+    raise UnreadableInputError(
+        f"{path} is not a regular file, but a pipe, a socket or a device",
+        hint="copy it to a file first",
+        source=path,
+    )
 
 
 def read_head(path: str, limit: int) -> bytes:
@@ -63,7 +45,7 @@ def read_head(path: str, limit: int) -> bytes:
         try:
             data = bytearray()
             # Piece by piece: asked for its limit at once, it would take as much memory.
-            while piece := file.read(min(limit - len(data), _PIECE)):
+            while piece := file.read(min(limit - len(data), 1 << 20)):
                 data += piece
             return bytes(data)
         except OSError as error:
@@ -113,45 +95,36 @@ class MappedFile:
         self._file = file or open(open_regular(path), "rb")  # noqa: SIM115  # closed with the object
         self.size = os.fstat(self._file.fileno()).st_size
         if self.size == 0:
-            raise self._nothing_to_map()
+            raise UnreadableInputError(
+                f"{path} is empty",
+                hint="was the disk full when the dump was taken? Of /proc or /sys: copy it first",
+                source=path,
+            )
         try:
-            mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise UnreadableInputError(
                 f"cannot map {path}: {error.strerror}",
                 hint="copy it to a file first; of /proc/kcore: --live",
                 source=path,
             ) from error
-        self._map = mapped
-        self.view = memoryview(mapped)
-
-    def _nothing_to_map(self) -> UnreadableInputError:
-        if not read_head(self.path, 1):
-            message, hint = "is empty", "was the disk full when the dump was taken?"
-        else:
-            message = "cannot be mapped: it says that it is empty, and is not"
-            hint = "the kernel makes it up as it is read: copy it to a file first"
-        return UnreadableInputError(f"{self.path} {message}", hint=hint, source=self.path)
+        self.view = memoryview(self._map)
 
     def forget(self, start: int, end: int) -> None:
-        """Give the memory of a range back: a scan would else keep the whole file resident.
-
-        The contents stay; the next read maps them again.
-        """
+        # A scan would otherwise keep the whole file resident; the next read maps it again.
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
         if length > 0:
             self._map.madvise(mmap.MADV_DONTNEED, first, length)
 
     def data_extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The parts of file range ``start..end`` that are not holes of a sparse file."""
         fd = self._file.fileno()
         while start < end:
             try:
                 start = os.lseek(fd, start, os.SEEK_DATA)
                 stop = os.lseek(fd, start, os.SEEK_HOLE)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # a file system that knows nothing of holes
+                if error.errno != errno.ENXIO:  # a file system without holes
                     yield start, end
                 elif os.fstat(fd).st_size < self.size:
                     raise UnreadableInputError(

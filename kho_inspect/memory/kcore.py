@@ -18,28 +18,6 @@ from kho_inspect.memory.mapped import MappedMemory
 KCORE = "/proc/kcore"
 
 
-class _Reads:
-    """``view[a:b]`` by pread instead of a mapping."""
-
-    def __init__(self, fd: int, path: str) -> None:
-        self.fd = fd
-        self.path = path
-
-    def __getitem__(self, part: slice) -> memoryview:
-        start, stop, _ = part.indices(1 << 63)
-        pieces = []
-        while start < stop:
-            try:
-                piece = os.pread(self.fd, stop - start, start)
-            except OSError as error:
-                raise _refused(self.path, error) from error
-            if not piece:
-                break
-            pieces.append(piece)
-            start += len(piece)
-        return memoryview(b"".join(pieces))
-
-
 class KcoreFile:
     """What the ELF reader needs of a file, read piece by piece; nothing is ever written."""
 
@@ -53,7 +31,24 @@ class KcoreFile:
                 raise _refused(path, error.__cause__) from error
             raise
         self.size = os.fstat(self._file.fileno()).st_size
-        self.view = _Reads(self._file.fileno(), path)
+
+    @property
+    def view(self) -> KcoreFile:
+        return self
+
+    def __getitem__(self, part: slice) -> memoryview:
+        start, stop, _ = part.indices(1 << 63)
+        data = bytearray()
+        while start < stop:
+            try:
+                piece = os.pread(self._file.fileno(), stop - start, start)
+            except OSError as error:
+                raise _refused(self.path, error) from error
+            if not piece:
+                break
+            data += piece
+            start += len(piece)
+        return memoryview(data)
 
     def data_extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """All of it: RAM has no holes."""

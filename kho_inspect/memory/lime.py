@@ -1,12 +1,10 @@
-"""LiME dumps: ranges of memory, each behind a header with its addresses.
+"""LiME dumps: ranges of memory, each after a header with its addresses.
 
 LiME's other two formats have no header: *padded* is a plain raw dump (offset = address), *raw*
-is the ranges alone, whose addresses are lost unless somebody wrote down /proc/iomem.
+is the ranges alone, whose addresses are lost unless /proc/iomem was saved with it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.layouts import lime
@@ -22,24 +20,18 @@ VARIANTS = (
 MAX_RANGES = 1 << 14
 """A machine has some tens of RAM ranges; a file of nothing but headers has many more."""
 
-_SMALLEST = 4096
-"""Bytes of RAM without which a broken chain of headers is no LiME file."""
-
 
 def open_lime(file: DumpFile) -> MappedMemory:
     """Raises UnreadableInputError when the file holds no range; a later defect is a note."""
-    ranges = _Ranges(file)
-    blocks = list(ranges)
-    if not blocks or (ranges.trouble and sum(block.size for block in blocks) < _SMALLEST):
+    blocks, trouble = _ranges(file)
+    if not blocks:
         raise UnreadableInputError(
-            f"{file.path} is no sound LiME file: {ranges.trouble or 'it holds no range'}",
-            hint=VARIANTS,
-            source=file.path,
+            f"{file.path} is no sound LiME file: {trouble}", hint=VARIANTS, source=file.path
         )
     notes = []
-    if ranges.trouble:
+    if trouble:
         notes.append(
-            f"the LiME file is damaged: {ranges.trouble}; what follows is not read, "
+            f"the LiME file is damaged: {trouble}; what follows is not read, "
             f"after {plural(len(blocks), 'range')}"
         )
     stored = [in_file(file, block) for block in blocks]
@@ -51,51 +43,33 @@ def open_lime(file: DumpFile) -> MappedMemory:
     return MappedMemory(
         file,
         "lime",
-        (block for block in stored if block.size > 0),
+        stored,
         declared=[Extent(block.paddr, block.end) for block in blocks],
         notes=notes,
     )
 
 
-class _Ranges:
-    """The ranges of a file, in its order; ``trouble`` says why they end early."""
-
-    def __init__(self, file: DumpFile) -> None:
-        self.file = file
-        self.trouble = ""
-
-    def __iter__(self) -> Iterator[RamBlock]:
-        size = lime.lime_mem_range_header.sizeof()
-        at = count = 0
-        while at < self.file.size:
-            where = f"at file offset {at:#x}"
-            if count == MAX_RANGES:
-                self.trouble = f"more than {MAX_RANGES:,} ranges: there is another header {where}"
-                return
-            if at + size > self.file.size:
-                self.trouble = f"the range header {where} is cut short"
-                return
-            header = lime.lime_mem_range_header.parse(self.file.view[at : at + size])
-            if header.magic != lime.LIME_MAGIC:
-                found, wanted = f"{header.magic:#x}", f"{lime.LIME_MAGIC:#x}"
-                self.trouble = (
-                    f"the magic of the range header {where} is {found}, should be {wanted}"
-                )
-                return
-            if header.version != lime.LIME_VERSION:
-                self.trouble = (
-                    f"the range header {where} is of version {header.version}, "
-                    f"should be {lime.LIME_VERSION}"
-                )
-                return
-            if header.e_addr < header.s_addr:
-                self.trouble = (
-                    f"the range {where} ends at {header.e_addr:#x}, before it starts "
-                    f"({header.s_addr:#x})"
-                )
-                return
-            at += size
-            block = RamBlock(header.s_addr, at, header.e_addr + 1 - header.s_addr)
-            yield block
-            at += block.size
-            count += 1
+def _ranges(file: DumpFile) -> tuple[list[RamBlock], str]:
+    """The ranges of a file, in its order, and why they end early."""
+    layout = lime.lime_mem_range_header
+    blocks: list[RamBlock] = []
+    at = 0
+    while at < file.size:
+        where = f"at file offset {at:#x}"
+        if len(blocks) == MAX_RANGES:
+            return blocks, f"more than {MAX_RANGES:,} ranges: there is another header {where}"
+        if at + layout.sizeof() > file.size:
+            return blocks, f"the range header {where} is cut short"
+        header = layout.parse(file.view[at : at + layout.sizeof()])
+        start, last = header.s_addr, header.e_addr
+        if header.magic != lime.LIME_MAGIC:
+            trouble = f"the magic of the range header {where} is {header.magic:#x}"
+            return blocks, f"{trouble}, should be {lime.LIME_MAGIC:#x}"
+        if header.version != lime.LIME_VERSION:
+            trouble = f"the range header {where} is of version {header.version}"
+            return blocks, f"{trouble}, should be {lime.LIME_VERSION}"
+        if last < start:
+            return blocks, f"the range {where} ends at {last:#x}, before it starts ({start:#x})"
+        blocks.append(RamBlock(start, at + layout.sizeof(), last + 1 - start))
+        at = blocks[-1].offset + blocks[-1].size
+    return blocks, ""

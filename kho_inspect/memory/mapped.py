@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from kho_inspect.memory.base import Presence, missing_memory
 from kho_inspect.memory.files import DumpFile
-from kho_inspect.units import Extent, PhysAddr, plural
+from kho_inspect.units import Extent, PhysAddr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
 
 MAX_COMPARED = 16 << 20
 """Bytes of memory held twice that are compared. In a vmcore the kernel's text is."""
-_COMPARED = 4096
 READS_HELD = 1024
 """Reads after which the pages that they mapped, 64 KiB around each, are given back."""
 
@@ -42,7 +41,7 @@ class RamBlock:
 def merge_extents(extents: Iterable[Extent]) -> tuple[Extent, ...]:
     """Sorted union of a few extents."""
     merged: list[Extent] = []
-    for extent in sorted(extents, key=lambda extent: (extent.start, extent.end)):
+    for extent in sorted(extents):
         if merged and extent.start <= merged[-1].end:
             merged[-1] = Extent(merged[-1].start, max(merged[-1].end, extent.end))
         elif extent.size:
@@ -58,7 +57,7 @@ def _without_overlaps(blocks: Iterable[RamBlock]) -> tuple[list[RamBlock], list[
     disjoint: list[RamBlock] = []
     hidden: list[RamBlock] = []
     reach = 0
-    for block in sorted(blocks, key=lambda block: (block.paddr, block.offset, block.size)):
+    for block in sorted(blocks):
         skip = min(max(0, reach - block.paddr), block.size)
         if skip:
             hidden.append(RamBlock(block.paddr, block.offset, skip))
@@ -93,32 +92,30 @@ class MappedMemory:
         self._blocks, hidden = _without_overlaps(blocks)
         self._reads = 0
         self._starts = [block.paddr for block in self._blocks]
+        # The same for numpy: first and last address, and file offset.
+        self._arrays = (
+            np.array(self._starts, dtype=np.uint64),
+            np.array([block.end - 1 for block in self._blocks], dtype=np.uint64),
+            np.array([block.offset for block in self._blocks], dtype=np.int64),
+        )
         self.stored = merge_extents(Extent(block.paddr, block.end) for block in self._blocks)
         self.declared = merge_extents([*self.stored, *declared])
         self.notes = (*notes, *([] if live else self._contradictions(hidden)))
 
     def _contradictions(self, hidden: Iterable[RamBlock]) -> Iterator[str]:
-        """Whether memory that the file holds twice is the same, as far as it is cheap to tell."""
-        left, odd = MAX_COMPARED, []
+        """A note when memory that the file holds twice differs, in the first MAX_COMPARED bytes."""
+        left = MAX_COMPARED
         for block in hidden:
-            for at in range(0, block.size, _COMPARED):
-                if left <= 0:
-                    break
-                size = min(_COMPARED, block.size - at)
-                left -= size
-                start = block.offset + at
-                if self.read(block.paddr + at, size) != self.file.view[start : start + size]:
-                    odd.append(block.paddr + at)
-                    break
-        if odd:
-            more = f", and at {plural(len(odd) - 1, 'place')} more" if odd[1:] else ""
-            yield (
-                f"two ranges of the dump overlap at {odd[0]:#x}{more}, with different contents: "
-                "the one that starts lower is read"
-            )
+            size = min(block.size, left)
+            left -= size
+            if self.read(block.paddr, size) != self.file.view[block.offset : block.offset + size]:
+                yield (
+                    f"two ranges of the dump overlap at {block.paddr:#x}, with different contents: "
+                    "the one that starts lower is read"
+                )
+                return
 
     def presence(self, paddr: PhysAddr, size: int = 1) -> Presence:
-        """See :class:`PhysicalMemory`."""
         for extents, answer in (
             (self.stored, Presence.STORED),
             (self.declared, Presence.NOT_STORED),
@@ -129,7 +126,6 @@ class MappedMemory:
         return Presence.OUTSIDE
 
     def read(self, paddr: PhysAddr, size: int) -> memoryview:
-        """See :class:`PhysicalMemory`."""
         at = bisect.bisect_right(self._starts, paddr) - 1
         if at >= 0:
             block = self._blocks[at]
@@ -151,33 +147,17 @@ class MappedMemory:
             paddr, size, at = paddr + length, size - length, at + 1
         return memoryview(b"".join(pieces))
 
-    @cached_property
-    def _block_arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]]:
-        import numpy as np
-
-        return (
-            np.array(self._starts, dtype=np.uint64),
-            np.array([block.end - 1 for block in self._blocks], dtype=np.uint64),
-            np.array([block.offset for block in self._blocks], dtype=np.int64),
-        )
-
     def stored_mask(self, paddrs: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
-        """See :class:`PhysicalMemory`."""
         started, whole, _ = self._locate(paddrs, size)
         # An item may straddle two blocks that touch in memory but not in the file.
-        for odd in (started & ~whole).nonzero()[0].tolist():
-            whole[odd] = self.presence(int(paddrs[odd]), size) is Presence.STORED
+        for at in (started & ~whole).nonzero()[0].tolist():
+            whole[at] = self.presence(int(paddrs[at]), size) is Presence.STORED
         return whole
 
     def gather(self, paddrs: NDArray[np.uint64], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """See :class:`PhysicalMemory`."""
-        import numpy as np
-
         size, view = dtype.itemsize, self.file.view
         _, whole, offsets = self._locate(paddrs, size)
-        if not len(paddrs):
-            return np.empty(0, dtype=dtype)
-        skew = int(offsets[0]) % size
+        skew = int(offsets[0]) % size if len(offsets) else 0
         if isinstance(view, memoryview) and whole.all() and not ((offsets - skew) % size).any():
             # Nodes of a tree stand on pages: numpy takes them out of the file by itself.
             rows = np.frombuffer(
@@ -188,33 +168,24 @@ class MappedMemory:
             if len(items) > 16:
                 self.file.forget(int(offsets.min()), int(offsets.max()) + size)
             return items
-        items = np.empty(len(paddrs), dtype=dtype)
-        flat = items.view(np.uint8).data
-        for row, (one, offset) in enumerate(zip(whole.tolist(), offsets.tolist(), strict=True)):
-            data = view[offset : offset + size] if one else self.read(int(paddrs[row]), size)
-            flat[row * size : (row + 1) * size] = data
-        return items
+        one_by_one = (self.read(paddr, size) for paddr in paddrs.tolist())
+        return np.frombuffer(bytearray().join(one_by_one), dtype=dtype)
 
     def _locate(
         self, paddrs: NDArray[np.uint64], size: int
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
         """Which items start in a block, which lie whole in it, and the file offset of those."""
-        import numpy as np
-
         if not self._blocks:
             none = np.zeros(len(paddrs), dtype=bool)
             return none, none, np.zeros(len(paddrs), dtype=np.int64)
-        starts, lasts, offsets = self._block_arrays
+        starts, lasts, offsets = self._arrays
         at = np.searchsorted(starts, paddrs, side="right") - 1
-        started = at >= 0
-        at[~started] = 0
-        started &= paddrs <= lasts[at]
+        started = (at >= 0) & (paddrs <= lasts[at])
         room = lasts[at] - paddrs  # wraps around where paddr lies beyond the block: masked
         whole = started & (room >= np.uint64(size - 1))
         return started, whole, offsets[at] + (paddrs - starts[at]).astype(np.int64)
 
     def data_chunks(self, size: int, overlap: int) -> Iterator[tuple[PhysAddr, memoryview]]:
-        """See :class:`PhysicalMemory`."""
         for block in self._blocks:
             for start, end in self.file.data_extents(block.offset, block.offset + block.size):
                 for at in range(start, end, size):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.layouts.diskdump import (
-    DISKDUMP_SIGNATURE,
     KDUMP_SIGNATURE,
     MAKEDUMPFILE_SIGNATURE,
     makedumpfile_header,
@@ -18,49 +16,39 @@ from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES, fdt_header_start
 from kho_inspect.layouts.lime import LIME_MAGIC_BYTES
 from kho_inspect.memory import lime
 from kho_inspect.memory.base import PhysicalMemory
-from kho_inspect.memory.compressed import find_packing, really_packed, unpack
+from kho_inspect.memory.compressed import NothingInsideError, find_packing, unpack
 from kho_inspect.memory.elf_core import open_elf
 from kho_inspect.memory.files import DumpFile, MappedFile
 from kho_inspect.memory.flattened import FlattenedFile
+from kho_inspect.memory.kdump import KdumpMemory
 from kho_inspect.memory.mapped import MappedMemory, RamBlock
 from kho_inspect.memory.raw import open_raw
 from kho_inspect.units import PhysAddr
-
-if TYPE_CHECKING:
-    from kho_inspect.memory.kdump import KdumpMemory
 
 FORMATS: dict[str, str] = {
     "raw": "file offset = physical address (--base, --map)",
     "elf": "ELF64 core, PT_LOAD by p_paddr",
     "lime": "LiME, a header before each range of memory",
-    "kdump": "kdump-compressed, or diskdump; flattened or not",
+    "kdump": "kdump-compressed, flattened or not",
 }
 """What is inside: any of them may come compressed with gzip, xz or zstd."""
 
 
-def _open_kdump(file: DumpFile) -> KdumpMemory:
-    # Needs numpy, which the others import only when something is followed.
-    from kho_inspect.memory.kdump import open_kdump
-
-    return open_kdump(file)
-
-
-@dataclass(frozen=True, slots=True)
-class _Format:
+class _Format(NamedTuple):
     """A format that is known by its magic."""
 
-    magics: tuple[bytes, ...]
+    magic: bytes
     what: str
     open: Callable[[DumpFile], MappedMemory | KdumpMemory]
     hint: str = "leave --format out to have it probed"
 
 
 _BY_MAGIC: dict[str, _Format] = {
-    "elf": _Format((ELFMAG,), "an ELF file", open_elf),
+    "elf": _Format(ELFMAG, "an ELF file", open_elf),
     "lime": _Format(
-        (LIME_MAGIC_BYTES,), "a LiME file with range headers", lime.open_lime, lime.VARIANTS
+        LIME_MAGIC_BYTES, "a LiME file with range headers", lime.open_lime, lime.VARIANTS
     ),
-    "kdump": _Format((KDUMP_SIGNATURE, DISKDUMP_SIGNATURE), "a kdump-compressed file", _open_kdump),
+    "kdump": _Format(KDUMP_SIGNATURE, "a kdump-compressed file", KdumpMemory),
 }
 
 _QEMU = "dump the memory: QEMU pmemsave or dump-guest-memory"
@@ -103,11 +91,15 @@ def _unwrap(
     """The dump itself; the names of what was around it; what is to be noted of that."""
     wrapping, notes = [], []
     packing = find_packing(_head(file))
-    # Whoever says "raw" may mean the very bytes, if they only look like something packed.
-    if packing and (format_name != "raw" or really_packed(file, packing)):
-        file, note = unpack(file, packing, progress)
-        wrapping.append(packing.name)
-        notes += [note] if note else []
+    if packing:
+        try:
+            file, note = unpack(file, packing, progress)
+            wrapping.append(packing.name)
+            notes += [note] if note else []
+        except NothingInsideError:
+            # Raw memory may begin with any magic.
+            if format_name != "raw":
+                raise
     if format_name == "raw" or not _head(file).startswith(MAKEDUMPFILE_SIGNATURE):
         return file, wrapping, notes
     flattened = FlattenedFile(file)
@@ -128,7 +120,7 @@ def _open(
             source=file.path,
         )
     wanted = _BY_MAGIC[format_name]
-    if not _head(file).startswith(wanted.magics):
+    if not _head(file).startswith(wanted.magic):
         raise UnreadableInputError(
             f"{file.path} is not {wanted.what}", hint=wanted.hint, source=file.path
         )
@@ -142,7 +134,7 @@ def _head(file: DumpFile) -> bytes:
 def _probe(file: DumpFile) -> str:
     head = _head(file)
     for name, known in _BY_MAGIC.items():
-        if head.startswith(known.magics):
+        if head.startswith(known.magic):
             return name
     if isinstance(file, FlattenedFile):
         raise UnreadableInputError(
@@ -151,11 +143,8 @@ def _probe(file: DumpFile) -> str:
             hint="the start of the dump is missing or damaged: take it again",
             source=file.path,
         )
-    packed = find_packing(head)
-    unread = [(packed.magic, f"compressed twice, with {packed.name} at last", "")] if packed else []
-    for magic, what, hint in (*unread, *_UNREAD):
+    for magic, what, hint in _UNREAD:
         if head.startswith(magic):
-            hint = hint or "unpack it first"
             raise UnreadableInputError(
                 f"{file.path} is {what}, which is not read as it stands",
                 hint=f"{hint} (or --format raw, if it really is raw memory)",

@@ -1,62 +1,143 @@
-"""Who claims which memory, and the account of it."""
+"""Who claims which memory, and the account of it. Page frames throughout, never one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
 
-from kho_inspect.units import Extent
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from kho_inspect.intervals import I64, Intervals
-
-
-class Claim(NamedTuple):
-    """Memory that one structure stands in, or points to as its own: half-open page frame intervals.
-
-    Most claims are one piece, and two numbers are a tenth of two arrays.
-    """
-
-    owner: str
-    """``LUO / session vm-alpha / file 0x1001``"""
-    what: str
-    """``folio``, ``folio table``, ``session block`` …"""
-    low: I64 | int
-    high: I64 | int
-    file_index: NDArray[np.uint64] | None = None
-    """Page offset in the file of each piece, for what holds file content."""
-
-    @property
-    def pieces(self) -> int:
-        """How many intervals there are."""
-        return 1 if isinstance(self.low, int) else len(self.low)
-
-    @property
-    def starts(self) -> I64:
-        """First page frame of each piece."""
-        return _as_array(self.low)
-
-    @property
-    def ends(self) -> I64:
-        """The page frame after each piece."""
-        return _as_array(self.high)
-
-
-def _as_array(value: I64 | int) -> I64:
-    import numpy as np
-
-    return np.array([value], dtype=np.int64) if isinstance(value, int) else value
+from kho_inspect import intervals
+from kho_inspect.intervals import I64, Intervals
+from kho_inspect.model.identity import ClaimKind, Owner, Place
+from kho_inspect.model.preserved import Preserved
+from kho_inspect.units import Extent, PhysAddr
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class Claim:
+    """Memory that one structure stands in, or points to as its own: half-open page frames."""
+
+    owner: Owner
+    kind: ClaimKind
+    starts: I64
+    """First page frame of each piece, shape ``(n,)``."""
+    ends: I64
+    """The page frame after each piece."""
+    file_index: NDArray[np.uint64] | None = None
+    """Page offset in the file of each piece, for what holds file content."""
+
+    def place(self, piece: int, paddr: PhysAddr, page_shift: int) -> Place:
+        """One piece, and what the byte at ``paddr`` in it is to the owner."""
+        if self.file_index is None:
+            return Place(self.owner, self.kind, piece if len(self.starts) > 1 else None)
+        offset = paddr - (int(self.starts[piece]) << page_shift)
+        offset += int(self.file_index[piece]) << page_shift
+        return Place(self.owner, self.kind, piece, offset)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """All claims of a handover in columns: there may be millions of pieces.
+
+    The pieces of a claim stand behind each other, claim by claim.
+    """
+
+    page_shift: int
+    owners: tuple[Owner, ...]
+    """Each owner once, in the order in which they were added."""
+    kinds: tuple[ClaimKind, ...]
+    """Of each claim."""
+    owner: I64
+    """Of each claim, as an index of ``owners``."""
+    bounds: I64
+    """First piece of each claim, and behind the last one; shape ``(claims + 1,)``."""
+    starts: I64
+    """First page frame of each piece, shape ``(pieces,)``."""
+    ends: I64
+    file_index: dict[int, NDArray[np.uint64]]
+    """Claims on what holds file content → page offset in the file of each of their pieces."""
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def __getitem__(self, number: int) -> Claim:
+        low, high = int(self.bounds[number]), int(self.bounds[number + 1])
+        return Claim(
+            self.owners[self.owner[number]],
+            self.kinds[number],
+            self.starts[low:high],
+            self.ends[low:high],
+            self.file_index.get(number),
+        )
+
+    def __iter__(self) -> Iterator[Claim]:
+        return map(self.__getitem__, range(len(self)))
+
+    @cached_property
+    def claim(self) -> I64:
+        """The claim of each piece."""
+        return np.repeat(np.arange(len(self)), np.diff(self.bounds))
+
+    def of_kinds(self, kinds: Iterable[ClaimKind]) -> NDArray[np.bool_]:
+        """Which claims are of any of these kinds."""
+        wanted = frozenset(kinds)
+        return np.fromiter((kind in wanted for kind in self.kinds), dtype=bool, count=len(self))
+
+
+@dataclass(frozen=True, eq=False)
+class OwnerIndex:
+    """Finds the claims on any stretch of memory; sorted at the first look-up."""
+
+    _preserved: Preserved
+    _claims: Claims
+
+    @cached_property
+    def _sorted(self) -> tuple[I64, I64, I64, I64]:
+        """Starts and ends of all pieces, grown to whole blocks, by start; how far those up to each
+        reach; and which piece it is."""
+        starts, ends = self._preserved.whole_blocks(self._claims.starts, self._claims.ends)
+        order = np.argsort(starts, kind="stable")
+        starts, ends = starts[order], ends[order]
+        reach = np.maximum.accumulate(ends) if len(ends) else ends
+        return starts, ends, reach, order
+
+    def claimed(self, start: int, end: int) -> list[tuple[Claim, int]]:
+        """Claims on any of the page frames ``start..end``, or on the blocks that hold them.
+
+        Each with the number of its piece. Pieces that name the very page frames come before those
+        that merely share a block.
+        """
+        starts, ends, reach, order = self._sorted
+        low = int(np.searchsorted(reach, start, side="right"))
+        high = int(np.searchsorted(starts, end))
+        pieces = order[low + np.flatnonzero(ends[low:high] > start)]
+        claims = self._claims
+        meets = (claims.starts[pieces] < end) & (start < claims.ends[pieces])
+        pieces = np.concatenate([pieces[meets], pieces[~meets]])
+        return [
+            (claims[number], piece - int(claims.bounds[number]))
+            for number, piece in zip(claims.claim[pieces].tolist(), pieces.tolist(), strict=True)
+        ]
+
+    def places(self, start: int, end: int, paddr: PhysAddr | None = None) -> list[Place]:
+        """The same as places, of ``paddr`` (by default the first byte)."""
+        shift = self._claims.page_shift
+        at = start << shift if paddr is None else paddr
+        return [claim.place(piece, at, shift) for claim, piece in self.claimed(start, end)]
+
+    def top_owners(self, start: int, end: int) -> list[Owner]:
+        """The distinct owners, as the wholes that they are parts of."""
+        return list(dict.fromkeys(claim.owner.top for claim, _ in self.claimed(start, end)))
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
     """What one owner claims of the preserved memory."""
 
-    name: str
+    owner: Owner
     bytes: int
     blocks: int
 
@@ -66,12 +147,12 @@ class Ownership:
     """Preserved memory against the claims on it; merged intervals of page frames."""
 
     page_shift: int
-    owners: tuple[Owner, ...]
-    """In the order of their first claim."""
+    shares: tuple[Share, ...]
+    """By owner, in the order of their first claim."""
     owned: Intervals
     """Preserved and claimed."""
     orphans: Intervals
-    """Preserved, claimed by nobody: a leak in the making, or an undecoded blob's."""
+    """Preserved, claimed by nothing that was decoded: leaked, or an undecoded blob's."""
     dangling: Intervals
     """Claimed but not preserved: will be overwritten."""
     shared: Intervals
@@ -79,10 +160,15 @@ class Ownership:
 
     def size(self, pages: Intervals) -> int:
         """Bytes in a set of page frame intervals."""
-        return int((pages[1] - pages[0]).sum()) << self.page_shift
+        return intervals.total(pages) << self.page_shift
 
     def extents(self, pages: Intervals) -> Iterator[Extent]:
         """A set of page frame intervals as byte extents."""
-        from kho_inspect import intervals
-
         return intervals.extents(pages, self.page_shift)
+
+    def top_shares(self) -> dict[Owner, int]:
+        """Bytes by whole subsystem or foreign sub-node."""
+        sums: dict[Owner, int] = {}
+        for share in self.shares:
+            sums[share.owner.top] = sums.get(share.owner.top, 0) + share.bytes
+        return sums

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kho_inspect.model.identity import Message, Path
 from kho_inspect.units import PhysAddr
 
 
@@ -72,7 +73,7 @@ class Fault:
     """
 
     kind: FaultKind
-    message: str
+    message: Message
     paddr: PhysAddr | None
-    path: str
+    path: Path
     count: int = 1

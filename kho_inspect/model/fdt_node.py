@@ -37,15 +37,14 @@ class FdtNode:
         data = self.prop(name)
         return None if data is None else text_of(data.split(b"\0")[0])
 
-    def u64(self, name: str) -> int | None:
-        """A native- (little-)endian u64 property; None when absent or not 8 bytes long."""
+    def integer(self, name: str, size: int) -> int | None:
+        """A native- (little-)endian integer property; None when absent or not ``size`` bytes."""
         data = self.prop(name)
-        return int.from_bytes(data, "little") if data is not None and len(data) == 8 else None
+        return int.from_bytes(data, "little") if data is not None and len(data) == size else None
 
-    def u32(self, name: str) -> int | None:
-        """A native- (little-)endian u32 property; None when absent or not 4 bytes long."""
-        data = self.prop(name)
-        return int.from_bytes(data, "little") if data is not None and len(data) == 4 else None
+    def u64(self, name: str) -> int | None:
+        """A native-endian u64 property; None when absent or not 8 bytes long."""
+        return self.integer(name, 8)
 
 
 def text_of(data: bytes) -> str:

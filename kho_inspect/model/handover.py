@@ -7,19 +7,17 @@ handover's own page size. Arrays are numpy int64 or uint64, never lists of pages
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from kho_inspect.abi import Abi
+from kho_inspect.geometry import PageGeometry
+from kho_inspect.model.claims import Claims, OwnerIndex, Ownership
+from kho_inspect.model.contents import Content
+from kho_inspect.model.faults import Fault
 from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.identity import Owner
+from kho_inspect.model.map import PreservedMap
+from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import Extent, PhysAddr
-
-if TYPE_CHECKING:
-    from kho_inspect.abi import Abi
-    from kho_inspect.geometry import PageGeometry
-    from kho_inspect.model.claims import Claim, Ownership
-    from kho_inspect.model.contents import Content
-    from kho_inspect.model.faults import Fault
-    from kho_inspect.model.map import ChunkList, RadixTree
-    from kho_inspect.model.preserved import Preserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class Source:
     page_size: int
     page_size_reason: str
     declared: tuple[Extent, ...]
-    """Physical memory that the dump says exists."""
+    """Physical memory that exists on the machine, by the dump's own account of it."""
     stored: tuple[Extent, ...]
     """Physical memory whose bytes are in the file."""
 
@@ -49,7 +47,7 @@ class RootFdt:
     assumed: bool
     """The ABI was given by the user, not recognised."""
     known: bool
-    """False: nobody knows the string, ``abi`` is only the nearest, and nothing was walked."""
+    """False: the string is unknown, ``abi`` is only the nearest, and nothing was walked."""
     memory_map: PhysAddr | None
     """None when the property is missing or not 8 bytes."""
     size: int
@@ -72,6 +70,7 @@ class Blob:
     """One sub-node of the root FDT and the data that it points to."""
 
     name: str
+    owner: Owner
     paddr: PhysAddr | None
     """None when the property is missing or mis-sized."""
     size: int | None
@@ -83,7 +82,7 @@ class Blob:
     sha256: str | None
     """None when the bytes are not in the dump."""
     kind: str
-    """``fdt``, ``data``, or the name of the decoder that knew it."""
+    """``fdt``, ``data``, or the name of the decoder that reads it."""
     data: bytes | memoryview = field(repr=False)
     fdt: FdtNode | None = field(repr=False)
     """The blob as a device tree, when it is one."""
@@ -93,12 +92,12 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """The scratch areas that the next kernel allocates from before it knows of the handover."""
+    """The scratch areas that the next kernel allocates from before it reads the handover."""
 
     entries: tuple[tuple[PhysAddr, int], ...]
     """``struct kho_scratch``: address and size in bytes, as written."""
     source: str
-    """Where it was learnt, for people."""
+    """What names them, for people."""
     table: Extent | None
     """The array in memory, where there is one."""
 
@@ -113,17 +112,35 @@ class Scratch:
 
 
 @dataclass(frozen=True, slots=True)
+class Pointer:
+    """An x86 setup_data entry, or an arm64 boot FDT, that points the next kernel to a handover."""
+
+    source: str
+    """``setup_data at 0x73fa0a0``"""
+    where: Extent
+    """The entry, or boot FDT, itself; empty when it is not in the dump."""
+    fdt: PhysAddr
+    scratch: Extent
+    """The scratch table."""
+
+
+@dataclass(frozen=True, slots=True)
 class Handover:
     """Everything that was read of one handover."""
 
     source: Source
     fdt: RootFdt
     geometry: PageGeometry
-    tree: RadixTree | ChunkList | None
+    tree: PreservedMap | None
     """None when the map property leads nowhere."""
     preserved: Preserved
     blobs: tuple[Blob, ...]
-    claims: tuple[Claim, ...] = field(repr=False)
+    claims: Claims = field(repr=False)
     """The memory that every structure followed stands in."""
+    index: OwnerIndex = field(repr=False)
+    """Finds the claims on any memory."""
     ownership: Ownership
+    scratch: Scratch | None
+    pointers: tuple[Pointer, ...]
+    """What in the dump points to this very root FDT."""
     faults: tuple[Fault, ...]

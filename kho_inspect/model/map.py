@@ -1,105 +1,113 @@
-"""The preserved-memory map: a radix tree, or the chunk list of kho-v1."""
+"""What a radix tree and a list of chunks have in common as preserved-memory maps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kho_inspect.intervals import Intervals
+from kho_inspect.model.contents import Document
+from kho_inspect.model.identity import Path
+from kho_inspect.model.preserved import Block, Preserved
 from kho_inspect.units import PhysAddr
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from kho_inspect.intervals import Intervals
+MAX_LISTED = 16
+"""Children of one node, or bitmaps of one chunk, that the folded outline lists."""
 
 
 @dataclass(frozen=True, slots=True)
-class TreeLevel:
-    """All readable nodes of one level, in key order; four arrays of shape ``(n,)``."""
+class MapNodes:
+    """Nodes of one kind in the preserved-memory map."""
 
-    level: int
+    what: str
     paddr: NDArray[np.uint64]
-    key: NDArray[np.int64]
-    """Lowest key that the node covers."""
-    used: NDArray[np.int64]
-    """Non-zero entries (interior) or set bits (leaf)."""
-
-    def __len__(self) -> int:
-        return len(self.paddr)
+    path: Callable[[int], Path]
+    """Path of the node with that index."""
+    level: int | None = None
+    """In a radix tree: 0 for leaves."""
 
 
-@dataclass(frozen=True, slots=True)
-class RadixTree:
-    """The preserved-memory radix tree, as far as it could be read."""
+class Line(NamedTuple):
+    """One line of an outline."""
 
-    root: PhysAddr
     depth: int
-    """Levels that the ABI and page size give."""
-    levels: tuple[TreeLevel, ...]
-    """From the root level down; levels that were never reached are absent."""
-    pointers: int
-    """Non-zero entries seen, good and bad."""
-    lost: Intervals
-    """Page frames that subtrees which could not be read may have recorded, merged."""
-
-    @property
-    def readable(self) -> bool:
-        """Whether at least the root could be read."""
-        return bool(self.levels)
-
-    @property
-    def nodes(self) -> int:
-        """Nodes read, leaves included."""
-        return sum(len(level) for level in self.levels)
-
-    @property
-    def leaves(self) -> int:
-        """Leaves read."""
-        return sum(len(level) for level in self.levels if level.level == 0)
+    words: str
+    left_out: int = 0
+    """Nodes that the line stands for, which are not listed."""
 
 
 @dataclass(frozen=True, slots=True)
-class MapChunk:
-    """One ``khoser_mem_chunk`` of a kho-v1 map; its elements are two arrays of shape ``(n,)``."""
+class Entry:
+    """Where the map records a block, or would."""
 
-    paddr: PhysAddr
-    order: int
-    num_elms: int
-    """As written; elements that could not be read are not in the arrays."""
-    phys_start: NDArray[np.uint64]
-    bitmap: NDArray[np.uint64]
+    kind: str
+    """The array of a document that lists entries of this kind."""
+    labelled: tuple[tuple[str, str], ...]
+    """Labels and words, step by step."""
+    data: Document | str
+    """The same as data."""
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Labels and words, step by step."""
+        return iter(self.labelled)
+
+    def document(self) -> Document | str:
+        """The same as data."""
+        return self.data
+
+
+WordReader: TypeAlias = Callable[[PhysAddr], int]
+"""Reads one word of a node; raises MissingMemoryError."""
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkList:
-    """The kho-v1 preserved-memory map, as far as it could be read."""
+class PreservedMap:
+    """The map as far as it could be read."""
 
     root: PhysAddr
-    chunks: tuple[MapChunk, ...]
-    bitmap_size: int
-    """Bytes: a page, or 512 (6.16, 6.17)."""
+    """Where it begins."""
+    depth: int
+    """Levels: what the ABI and page size give for a tree, two (chunks and bitmaps) for a list."""
     pointers: int
-    """Pointers seen, good and bad."""
+    """Non-zero pointers read, good and bad."""
     lost: Intervals
-    """Page frames that bitmaps which could not be read may have recorded, merged."""
+    """Page frames that parts which could not be read may have recorded, merged."""
 
     @property
     def readable(self) -> bool:
-        """Whether at least one chunk could be read."""
-        return bool(self.chunks)
-
-    @property
-    def depth(self) -> int:
-        """Chunks and bitmaps."""
-        return 2
+        """Whether at least its first node could be read."""
+        return self.nodes > 0
 
     @property
     def nodes(self) -> int:
-        """Chunks and bitmaps read."""
-        return len(self.chunks) + sum(len(chunk.bitmap) for chunk in self.chunks)
+        """Nodes read: of a tree with its leaves, of a list chunks and bitmaps."""
+        raise NotImplementedError
 
     @property
     def leaves(self) -> int:
-        """A list has none."""
+        """Leaves read; a list has none."""
         return 0
+
+    def summary(self) -> str:
+        """The map in a few words."""
+        raise NotImplementedError
+
+    def groups(self) -> Iterator[MapNodes]:
+        """The memory that the map itself stands in, kind by kind."""
+        raise NotImplementedError
+
+    def documents(self) -> Iterator[Document]:
+        """Every node as data, from the first one."""
+        raise NotImplementedError
+
+    def outline(self, preserved: Preserved, *, full: bool) -> Iterator[Line]:
+        """The map as lines, the root's first: every node, or with chains and long lists folded."""
+        raise NotImplementedError
+
+    def find(self, read: WordReader, page: PhysAddr, blocks: tuple[Block, ...]) -> Iterator[Entry]:
+        """Where it records the blocks; without any, where the way to that page ends."""
+        raise NotImplementedError

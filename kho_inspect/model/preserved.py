@@ -5,21 +5,19 @@ Arrays are numpy int64 page frames, never lists of pages.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kho_inspect import intervals
+from kho_inspect.intervals import I64, Intervals
 from kho_inspect.units import Extent, PhysAddr
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from kho_inspect.intervals import I64, Intervals
-
-
+BATCH = 1 << 20
+"""Intervals that are looked up at a time."""
 MAX_PAGES_LISTED = 1 << 26
 """Page frames up to which a byte for each is spent on finding blocks: 256 GiB of 4K pages."""
 
@@ -63,28 +61,20 @@ class Preserved:
     @cached_property
     def merged(self) -> Intervals:
         """Maximal page-frame extents over all orders, sorted and disjoint."""
-        from kho_inspect import intervals
-
         return intervals.union(self.runs.values())
 
     def extents(self) -> Iterator[Extent]:
         """:attr:`merged` as byte extents, one at a time."""
-        from kho_inspect import intervals
-
         return intervals.extents(self.merged, self.page_shift)
 
     def covers(self, paddr: PhysAddr, size: int) -> bool:
         """Whether every one of ``size`` bytes from ``paddr`` is preserved."""
-        from kho_inspect import intervals
-
         end = -(-(paddr + max(size, 1)) >> self.page_shift)
         return end < 1 << 62 and intervals.covers(self.merged, paddr >> self.page_shift, end)
 
     @cached_property
     def _runs_by_start(self) -> tuple[I64, I64, NDArray[np.int8]]:
         """The runs of all orders by address, and their orders."""
-        import numpy as np
-
         none = np.empty(0, dtype=np.int64)
         starts = np.concatenate([none, *(starts for starts, _ in self.runs.values())])
         ends = np.concatenate([none, *(ends for _, ends in self.runs.values())])
@@ -104,8 +94,6 @@ class Preserved:
     @cached_property
     def _order_of_page(self) -> NDArray[np.int8] | None:
         """Order of the block of every page frame, -1 for none; None where that is not worth it."""
-        import numpy as np
-
         starts, ends, orders = self._runs_by_start
         if not len(ends) or ends[-1] > min(MAX_PAGES_LISTED, 256 * int((ends - starts).sum())):
             return None
@@ -121,15 +109,13 @@ class Preserved:
 
         None when blocks overlap, so that there is no such thing.
         """
-        import numpy as np
-
         if self.overlapping:
             return None
         starts, ends, orders = self._runs_by_start
         if not len(starts):
             return np.full(len(pfns), -1, dtype=np.int8)
         if self._order_of_page is not None:
-            # Beyond the last run there is nothing, as the list's last entry says.
+            # Beyond the last run there is nothing: the list's last entry is -1.
             listed: I64 = np.minimum(pfns, len(self._order_of_page) - 1)
             return self._order_of_page[listed]
         at = np.searchsorted(starts, pfns, side="right") - 1
@@ -140,8 +126,6 @@ class Preserved:
 
         Where blocks of several orders start there (a fault in itself) the highest is given.
         """
-        import numpy as np
-
         held = self.orders_holding(pfns)
         if held is not None:
             head = pfns & ((np.int64(1) << np.maximum(held, 0)) - 1) == 0
@@ -155,8 +139,6 @@ class Preserved:
 
     def blocks_at(self, paddr: PhysAddr) -> list[Block]:
         """The preserved blocks that hold the byte at ``paddr`` (several only when they overlap)."""
-        from kho_inspect import intervals
-
         pfn = paddr >> self.page_shift
         found = []
         for order, runs in sorted(self.runs.items()):
@@ -164,3 +146,38 @@ class Preserved:
                 start = pfn >> order << order
                 found.append(Block(start << self.page_shift, order, 1 << (order + self.page_shift)))
         return found
+
+    def whole_blocks(self, starts: I64, ends: I64) -> Intervals:
+        """Each interval of page frames, widened to whole preserved blocks at both of its ends.
+
+        The very arrays that were given where only single pages are preserved.
+        """
+        if all(order == 0 for order in self.runs):
+            return starts, ends
+        low, high = starts.copy(), ends.copy()
+        for at in range(0, len(starts), BATCH):
+            part = slice(at, at + BATCH)
+            first, last = starts[part], ends[part] - 1
+            below, above = self.orders_holding(first), self.orders_holding(last)
+            if below is None or above is None:
+                return self._widest_blocks(starts, ends)
+            low[part] = first & ~_offset_bits(below)
+            high[part] = (last | _offset_bits(above)) + 1
+        return low, high
+
+    def _widest_blocks(self, starts: I64, ends: I64) -> Intervals:
+        """The same where blocks of several orders lie over each other: the widest counts."""
+        low, high = starts.copy(), ends.copy()
+        for order, runs in self.runs.items():
+            inside = intervals.contains(runs, starts)
+            low[inside] = np.minimum(low[inside], starts[inside] >> order << order)
+            inside = intervals.contains(runs, ends - 1)
+            block_end = ((ends[inside] - 1 >> order) + 1) << order
+            high[inside] = np.maximum(high[inside], block_end)
+        return low, high
+
+
+def _offset_bits(orders: NDArray[np.int8]) -> I64:
+    """The page frame bits below a block's own; none where there is no block."""
+    bits: I64 = (np.int64(1) << np.maximum(orders, 0)) - 1
+    return bits

@@ -29,7 +29,7 @@ def atomic_file(path: Path, beside: Path | None = None) -> Iterator[BufferedRand
     partial = (beside or path.parent) / f".kho-inspect-{os.urandom(8).hex()}"
     _unfinished.add(partial)
     try:
-        # A device would be replaced too: fatal to /dev/null, when root says -o /dev/null.
+        # A device would be replaced too: with -o /dev/null, by root, the one of all programs.
         if path.exists() and not path.is_file():
             raise KhoError(f"cannot write {path}: it is no regular file")
         with partial.open("x+b") as file:
@@ -51,19 +51,19 @@ def atomic_file(path: Path, beside: Path | None = None) -> Iterator[BufferedRand
 def require_absent(path: Path, force: bool, hint: str = "--force, or another name") -> None:
     """Raises KhoError when ``path`` exists, be it as a dangling link, and ``force`` is not given.
 
-    To be asked before the work that leads to the file.
+    To be called before the work that leads to the file.
     """
     if not force and os.path.lexists(path):
         raise KhoError(f"{path} exists", hint=hint)
 
 
 def remove_unfinished() -> None:
-    """For whoever ends the process at once, past all ``finally``."""
+    """For an end of the process that runs no ``finally``."""
     for partial in _unfinished:
         _remove(partial)
 
 
 def _remove(partial: Path) -> None:
-    # Mostly it is not there: renamed, or never made, and that was told already.
+    # Mostly it is not there: renamed, or never made, and that was reported already.
     with suppress(OSError):
         partial.unlink()

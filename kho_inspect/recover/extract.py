@@ -1,7 +1,6 @@
 """Writing recovered content to files, with a manifest.
 
-Holes stay holes, and whatever the dump does not hold is listed in the manifest instead of being
-made up as zeros.
+Holes stay holes, and what the dump does not hold is listed in the manifest, not written as zeros.
 """
 
 from __future__ import annotations
@@ -11,19 +10,17 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kho_inspect.errors import KhoError, MissingMemoryError
-from kho_inspect.memory import Presence
+from kho_inspect.memory import PhysicalMemory, Presence
+from kho_inspect.model.contents import Item, Piece
 from kho_inspect.recover.atomic import atomic_file, require_absent
-from kho_inspect.recover.selectors import Item, Piece, file_name
+from kho_inspect.recover.selectors import file_name
+from kho_inspect.render.names import item_name
 from kho_inspect.units import Extent, PhysAddr
-
-if TYPE_CHECKING:
-    from io import BufferedRandom
-
-    from kho_inspect.memory import PhysicalMemory
 
 CHUNK = 4 << 20
 PAGE = 4096
@@ -45,12 +42,12 @@ class Extractor:
         force: bool = False,
         progress: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """``progress`` is told the size of each piece written, in bytes."""
+        """``progress`` gets the size of each piece written, in bytes."""
         self.memory = memory
         self.directory = directory
         self.force = force
         self.progress = progress
-        # Honest content is no larger than the dump: blobs and orphans once more, at the most.
+        # Sound content is no larger than the dump: blobs and orphans once more, at the most.
         self.budget = 2 * sum(extent.size for extent in memory.stored) + CHUNK
         self.hole_budget = MAX_HASHED_HOLES
 
@@ -59,10 +56,10 @@ class Extractor:
 
         Raises KhoError, before anything is written, when a file is in the way.
         """
-        names = {item.selector: file_name(item.selector) for item in items}
-        for name in [*names.values(), Path(MANIFEST)]:
+        names = [file_name(item) for item in items]
+        for name in [*names, Path(MANIFEST)]:
             require_absent(self.directory / name, self.force, "--force, or another directory")
-        entries = [self._extract(item, names[item.selector]) for item in items]
+        entries = [self._extract(item, name) for item, name in zip(items, names, strict=True)]
         document = {"schema_version": 1, "source": self.memory.path, "items": entries}
         with self._create(Path(MANIFEST)) as file:
             file.write(json.dumps(document, indent=2).encode() + b"\n")
@@ -91,7 +88,7 @@ class Extractor:
                 file.seek(0)
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {
-            "selector": item.selector,
+            "selector": item_name(item.name, item.number),
             "file": str(name),
             "size": item.size,
             "file_size": size,
@@ -140,7 +137,7 @@ class Extractor:
                 parent.mkdir(exist_ok=True)
         except OSError as error:
             raise KhoError(f"cannot write {path}: {error.strerror}") from error
-        # Beside no file of anybody's: what comes from a dump has its place one level down.
+        # No other file stands there but the manifest: what comes from a dump is one level down.
         with atomic_file(path, beside=self.directory) as file:
             yield file
 
@@ -148,7 +145,7 @@ class Extractor:
 def _split(memory: PhysicalMemory, paddr: PhysAddr, size: int) -> Iterator[tuple[Extent, Presence]]:
     """A range cut where the dump's answer changes.
 
-    Damaged pages in what the dump stores are left to whoever reads them.
+    Damaged pages in what the dump stores show when they are read.
     """
     end = paddr + size
     while paddr < end:

@@ -10,33 +10,26 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from kho_inspect import __version__, intervals
 from kho_inspect.errors import KhoError
+from kho_inspect.intervals import Intervals
 from kho_inspect.layouts import elf
-from kho_inspect.locate.scan import Pointer
+from kho_inspect.layouts.views import Layout
+from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.elf_core import MAX_SEGMENTS, notes_of
 from kho_inspect.memory.mapped import MappedMemory
-from kho_inspect.model.map import RadixTree
+from kho_inspect.model.handover import Handover
+from kho_inspect.model.identity import CONTENT
 from kho_inspect.recover.atomic import atomic_file
 from kho_inspect.units import Extent
-
-if TYPE_CHECKING:
-    from construct import Struct
-
-    from kho_inspect.intervals import Intervals
-    from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.model.handover import Handover
 
 NOTE_NAME = b"KHO-INSPECT\0"
 NOTE_TYPE = 1
 """Ours: the provenance, as JSON."""
-
-CONTENT = frozenset({"folio", "region"})
-"""Kinds of claims that no report reads. Test folios are read: they have a checksum."""
 
 CHUNK = 4 << 20
 _BATCH = 1 << 16
@@ -59,19 +52,18 @@ class Plan:
 
 
 def plan(
-    memory: PhysicalMemory,
-    handover: Handover,
-    pointers: list[Pointer],
-    *,
-    content: bool = False,
+    memory: PhysicalMemory, handover: Handover, *, content: bool = False, pointers: bool = True
 ) -> Plan:
-    """Choose the pages: FDT, map, blobs, every structure followed, and what points to it all."""
-    shift = handover.geometry.shift
-    pieces: list[Intervals] = [_map_pages(handover)]
-    pieces += [(claim.starts, claim.ends) for claim in handover.claims if claim.what not in CONTENT]
+    """Choose the pages: FDT, map, blobs, every structure followed.
+
+    And, where wanted, the contents, and what points to the FDT, with the scratch table.
+    """
+    shift, claims = handover.geometry.shift, handover.claims
+    structures = ~claims.of_kinds(CONTENT)[claims.claim]
+    pieces = [_map_pages(handover), (claims.starts[structures], claims.ends[structures])]
     if content:
         pieces.append(handover.preserved.merged)
-    for pointer in pointers:
+    for pointer in handover.pointers if pointers else ():
         for extent in (pointer.where, pointer.scratch):
             pair = (extent.start >> shift, -(-extent.end >> shift))
             pieces.append(intervals.from_pairs([pair]))
@@ -85,14 +77,9 @@ def plan(
 
 def _map_pages(handover: Handover) -> Intervals:
     """The pages that the preserved-memory map stands in."""
-    tree, shift = handover.tree, np.uint64(handover.geometry.shift)
-    paddrs = [np.empty(0, dtype=np.uint64)]
-    if isinstance(tree, RadixTree):
-        paddrs += [level.paddr for level in tree.levels]
-    elif tree is not None:
-        paddrs.append(np.array([chunk.paddr for chunk in tree.chunks], dtype=np.uint64))
-        paddrs += [chunk.bitmap for chunk in tree.chunks]
-    pfns = (np.concatenate(paddrs) >> shift).astype(np.int64)
+    groups = handover.tree.groups() if handover.tree else ()
+    paddrs = np.concatenate([np.empty(0, dtype=np.uint64), *(nodes.paddr for nodes in groups)])
+    pfns = (paddrs >> np.uint64(handover.geometry.shift)).astype(np.int64)
     return pfns, pfns + 1
 
 
@@ -171,9 +158,9 @@ def _write(
     end = shoff + elf.elf64_shdr.sizeof() if extended else note_offset + len(note)
     offset = _aligned(end, _ALIGN)
     file.write(_ehdr(elf.PN_XNUM if extended else phnum, shoff if extended else 0))
-    file.write(_phdr(elf.PT_NOTE, note_offset, 0, len(note), len(note)))
+    file.write(_phdr(elf.PT_NOTE, note_offset, filesz=len(note), memsz=len(note)))
     for extent, filesz in segments:
-        file.write(_phdr(elf.PT_LOAD, offset, extent.start, filesz, extent.size))
+        file.write(_phdr(elf.PT_LOAD, offset, paddr=extent.start, filesz=filesz, memsz=extent.size))
         offset += filesz
     file.write(note)
     if extended:
@@ -224,7 +211,7 @@ def _ehdr(phnum: int, shoff: int) -> bytes:
     )
 
 
-def _phdr(kind: int, offset: int, paddr: int, filesz: int, memsz: int) -> bytes:
+def _phdr(kind: int, offset: int, *, paddr: int = 0, filesz: int, memsz: int) -> bytes:
     return _build(
         elf.elf64_phdr,
         p_type=kind,
@@ -238,7 +225,7 @@ def _phdr(kind: int, offset: int, paddr: int, filesz: int, memsz: int) -> bytes:
     )
 
 
-def _build(layout: Struct, **fields: Any) -> bytes:
+def _build(layout: Layout, **fields: Any) -> bytes:
     """A struct of which all other fields are zero."""
     names = [field.name for field in layout.subcons]
     built: bytes = layout.build({**dict.fromkeys(names, 0), **fields})

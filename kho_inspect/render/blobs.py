@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.handover import Blob
 from kho_inspect.render.console import plain, table
 from kho_inspect.render.fdt_values import fdt_value
 from kho_inspect.render.hexdump import hexdump
 from kho_inspect.units import human_size
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from rich.console import RenderableType
-    from rich.table import Table
-
-    from kho_inspect.model.fdt_node import FdtNode
-    from kho_inspect.model.handover import Blob
-
 PREVIEW_LINES = 8
-"""Hexdump lines of a blob that nobody knows, unless more is asked for."""
+"""Hexdump lines of a blob of unknown kind, unless more is asked for."""
 MAX_FDT_LINES = 200
 """Properties and nodes of one FDT blob that are printed."""
 
@@ -59,7 +53,7 @@ def blob_content(blob: Blob) -> RenderableType:
 
 
 def hexdump_lines(blob: Blob) -> Iterator[str]:
-    """Every byte of the blob, as lines for a plain stream: Rich takes its time over each."""
+    """Every byte of the blob, as lines for a plain stream: Rich is slow where they are many."""
     for line in hexdump(blob.data, blob.paddr or 0):
         yield f"  {line}\n"
 

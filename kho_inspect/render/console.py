@@ -1,20 +1,17 @@
-"""The Rich console as we want it: no markup, no guessing, colour only where it is wanted."""
+"""The Rich console: no markup, no guessing, colour only where it is wanted."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from kho_inspect.render.safe import safe
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
 
 
 class _Console(Console):
@@ -26,7 +23,7 @@ class _Console(Console):
 def make_console(color: str = "auto") -> Console:
     """A console on stdout; ``color`` is auto, always or never.
 
-    Rich's own reading of NO_COLOR and FORCE_COLOR has holes, so it is not asked.
+    Rich reads NO_COLOR and FORCE_COLOR in part only, so they are read here.
     """
     wanted = color == "always" or (
         color == "auto"
@@ -52,9 +49,6 @@ def plain(text: str, style: str = "") -> Text:
 
 def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
     """An empty table in the house style; the columns named in ``right`` are right-aligned."""
-    from rich import box
-    from rich.table import Table
-
     made = Table(
         title=title,
         title_justify="left",
@@ -70,8 +64,6 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
 
 def grid(rows: Sequence[tuple[str | Text, Text]], indent: int = 0) -> Table:
     """Names and values in two columns, without lines."""
-    from rich.table import Table
-
     made = Table.grid(padding=(0, 2 if not indent else 1), pad_edge=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")

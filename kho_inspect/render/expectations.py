@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 from kho_inspect.geometry import page_size_name
-from kho_inspect.model.contents import Luo, Memblock
-from kho_inspect.ownership.index import top_owner
+from kho_inspect.model.contents import Document
+from kho_inspect.model.handover import Handover
+from kho_inspect.render.names import owner_name
 from kho_inspect.units import human_size
-
-if TYPE_CHECKING:
-    from kho_inspect.model.handover import Handover
 
 HEADROOM = 2
 """Budgets are that many times what the good image has."""
@@ -29,41 +26,36 @@ def expectation_file(handover: Handover) -> Iterator[str]:
     yield "\n[subnodes]\n"
     yield f"required = [{_names(blob.name for blob in handover.blobs)}]\n"
     yield "forbidden = []\n"
-    luos = [blob.content for blob in handover.blobs if isinstance(blob.content, Luo)]
-    sessions = [session for luo in luos for session in luo.sessions]
+    tables = _tables(handover)
+    sessions = tables.pop("sessions", [])
     if sessions:
         yield "\n[sessions]\n"
-        yield f"required = [{_names(session.name for session in sessions)}]\n"
+        yield f"required = [{_names(session['name'] for session in sessions)}]\n"
     size = handover.preserved.bytes
     yield "\n[preserved]\n"
     yield f"min_bytes = 1  # {human_size(size)} now\n"
     yield f"max_bytes = {HEADROOM * size}\n"
-    yield from _owners(handover)
-    for session in sessions:
-        for file in session.files:
-            if file.memfd is not None:
-                yield f"\n[[files]]\nsession = {_quoted(session.name)}\n"
-                # TOML integers end at 2**63: a string holds any token.
-                yield f'token = "{file.token:#x}"\nsize = {file.memfd.size}\n'
-    for blob in handover.blobs:
-        if isinstance(blob.content, Memblock):
-            for region in blob.content.regions:
-                if region.start is not None and region.size:
-                    yield f"\n[[ranges]]\nname = {_quoted(region.name)}\n"
-                    yield f'start = "{region.start:#x}"\nsize = {region.size}\n'
-
-
-def _owners(handover: Handover) -> Iterator[str]:
-    sums: dict[str, int] = {}
-    for owner in handover.ownership.owners:
-        name = top_owner(owner.name)
-        sums[name] = sums.get(name, 0) + owner.bytes
     yield "\n[owners]\n"
-    for name, size in sums.items():
-        yield f"{_quoted(name)} = {HEADROOM * size}  # {human_size(size)} now\n"
+    for owner, size in handover.ownership.top_shares().items():
+        yield f"{_quoted(owner_name(owner))} = {HEADROOM * size}  # {human_size(size)} now\n"
+    for table, entries in sorted(tables.items()):
+        for entry in entries:
+            yield f"\n[[{table}]]\n"
+            for key, value in entry.items():
+                # TOML integers end at 2**63: what may be more comes as a string.
+                yield f"{key} = {_quoted(value) if isinstance(value, str) else value}\n"
 
 
-def _names(names: Iterator[str]) -> str:
+def _tables(handover: Handover) -> dict[str, list[Document]]:
+    """What the contents of the blobs expect of themselves, by table."""
+    tables: dict[str, list[Document]] = {}
+    for blob in handover.blobs:
+        for table, entry in blob.content.expected() if blob.content else ():
+            tables.setdefault(table, []).append(entry)
+    return tables
+
+
+def _names(names: Iterable[str]) -> str:
     return ", ".join(_quoted(name) for name in dict.fromkeys(names))
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kho_inspect.render.json import SCHEMA_VERSION
-
-if TYPE_CHECKING:
-    from kho_inspect.rules.base import Rule
+from kho_inspect.rules.catalogue import Rule
 
 SECTIONS = ("Matters", "Causes", "Enforced by")
 
@@ -27,7 +25,7 @@ def sections(rule: Rule) -> dict[str, str]:
 
 
 def explain_text(rule: Rule) -> str:
-    """``KHO204  fatal`` and everything that there is to say."""
+    """``KHO204  fatal`` and everything that is known of it."""
     lines = [f"{rule.code}  {rule.severity.label}  {rule.title}"]
     for label, text in {**sections(rule), "What to do": rule.hint}.items():
         lines.append(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
 from rich.text import Text
 
 from kho_inspect.render.console import plain, table
 from kho_inspect.units import human_size, plural
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 MAX_LISTED = 200
 

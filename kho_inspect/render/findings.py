@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from kho_inspect.render.console import grid, plain
-from kho_inspect.rules.base import Severity
+from kho_inspect.render.names import message_text, path_name
+from kho_inspect.rules.base import Finding, Severity
+from kho_inspect.rules.engine import NotChecked, Verdict
 from kho_inspect.units import plural
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import Console
-
-    from kho_inspect.rules.base import Finding
-    from kho_inspect.rules.engine import NotChecked, Verdict
-
 MAX_LISTED = 1000
-"""Findings of ``check`` as text, for which the terminal's library takes a millisecond each."""
+"""Findings that ``check`` prints as text: Rich needs a millisecond for each."""
 
 STYLES = {
     Severity.FATAL: "bold red",
@@ -38,7 +33,7 @@ _WORDS = {
 
 
 def verdict_line(verdict: Verdict) -> Text:
-    """``✔ SOUND …``: the answer."""
+    """``✔ SOUND …``"""
     mark, style = ("✔", "bold green") if verdict.word == "sound" else ("✘", STYLES[verdict.worst])
     return Text(f"{mark} {_WORDS[verdict.word]}", style)
 
@@ -68,7 +63,7 @@ def print_findings(
         if number == 0 or shown[number - 1].severity != finding.severity:
             console.print()
             console.print(Text(finding.severity.label, STYLES[finding.severity]))
-        words = [plain(finding.message), plain(f"→ {finding.hint}")]
+        words = [plain(message_text(finding.message)), plain(f"→ {finding.hint}")]
         if where := place(finding):
             words.insert(1, plain(f"at {where}", "dim"))
         code = Text(finding.code, STYLES[finding.severity])
@@ -80,7 +75,8 @@ def print_findings(
 def place(finding: Finding) -> str:
     """Structure path and address."""
     address = "" if finding.paddr is None else f"{finding.paddr:#x}"
-    return f"{finding.path} ({address})" if finding.path and address else finding.path or address
+    path = path_name(finding.path)
+    return f"{path} ({address})" if path and address else path or address
 
 
 def print_not_checked(console: Console, not_checked: Sequence[NotChecked]) -> None:

@@ -1,40 +1,35 @@
 """The versioned JSON documents: addresses as ``"0x…"`` strings, counts as numbers.
 
-Never goes through Rich. Ranges are streamed, one per line; all else is small.
+Never goes through Rich. Long arrays are streamed, one item per line; all else is small. Documents
+hold owners, places, paths and messages as they are: they are spelled as they are written.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kho_inspect.model.map import RadixTree
-from kho_inspect.ownership.index import OwnerIndex
-from kho_inspect.render.decoded_json import decoded
+from kho_inspect.intervals import Intervals
+from kho_inspect.locate.scan import Located
+from kho_inspect.memory import PhysicalMemory
+from kho_inspect.model.contents import Document
+from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.handover import Blob, Handover, Scratch
+from kho_inspect.model.identity import Owner, Place, Step, Vmalloc
+from kho_inspect.ownership.address import AddressInfo
 from kho_inspect.render.fdt_values import fdt_value
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from kho_inspect.intervals import Intervals
-    from kho_inspect.locate.scan import Located
-    from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.model.fdt_node import FdtNode
-    from kho_inspect.model.handover import Blob, Handover, Scratch
-    from kho_inspect.ownership.address import AddressInfo, KeyPath
-    from kho_inspect.render.ranges import RangeBatch
-    from kho_inspect.units import Extent
+from kho_inspect.render.names import item_name, message_text, path_name, place_name
+from kho_inspect.render.ranges import RangeBatch
+from kho_inspect.units import Extent
 
 SCHEMA_VERSION = 1
 BATCH = 4096
 """Items of long arrays that are held at a time."""
 MAX_CLAIMANTS = 8
 """Claims on one range that are spelled out."""
-
-Document = dict[str, Any]
-"""JSON-ready, but for iterators of documents, which become arrays as they are written."""
 
 
 class Encoded:
@@ -68,7 +63,7 @@ def _value(value: Any, depth: int) -> Iterator[str]:
         if isinstance(value, Encoded):
             batches = value.batches
         else:
-            batches = ([json.dumps(item)] for item in value)
+            batches = ([json.dumps(spelled(item))] for item in value)
         separator = pad + "  "
         yield "["
         for batch in batches:
@@ -76,7 +71,30 @@ def _value(value: Any, depth: int) -> Iterator[str]:
             separator = f",{pad}  "
         yield pad + "]"
     else:
-        yield json.dumps(value, indent=2).replace("\n", pad)
+        yield json.dumps(spelled(value), indent=2).replace("\n", pad)
+
+
+_PLAIN = frozenset({bool, int, str, type(None)})
+"""Types of what is in documents by the million."""
+
+
+def spelled(value: Any) -> Any:
+    """A value of a document with all names, paths and messages in it as text."""
+    if isinstance(value, dict):
+        return {key: item if type(item) in _PLAIN else spelled(item) for key, item in value.items()}
+    if isinstance(value, list) or hasattr(value, "__next__"):
+        return [item if type(item) in _PLAIN else spelled(item) for item in value]
+    return _text(value) if isinstance(value, tuple) else value
+
+
+def _text(value: tuple[Any, ...]) -> str:
+    if isinstance(value, Place):
+        return place_name(value)
+    if isinstance(value, Owner | Extent | Vmalloc):
+        return item_name(value)
+    if value and isinstance(value[0], Step):
+        return path_name(value)
+    return message_text(value)
 
 
 def address(value: int | None) -> str | None:
@@ -123,8 +141,8 @@ def _ownership(handover: Handover) -> Document:
         "dangling_bytes": ownership.size(ownership.dangling),
         "shared_bytes": ownership.size(ownership.shared),
         "owners": (
-            {"owner": owner.name, "bytes": owner.bytes, "blocks": owner.blocks}
-            for owner in ownership.owners
+            {"owner": share.owner, "bytes": share.bytes, "blocks": share.blocks}
+            for share in ownership.shares
         ),
         "orphans": _extents(ownership.extents(ownership.orphans)),
         "dangling": _claimed_ranges(handover, ownership.dangling),
@@ -145,16 +163,13 @@ def _extents(extents: Iterable[Extent]) -> Encoded:
 
 def _claimed_ranges(handover: Handover, pages: Intervals) -> Iterator[Document]:
     ownership, shift = handover.ownership, handover.geometry.shift
-    if not len(pages[0]):
-        return
-    index = OwnerIndex(handover.preserved, handover.claims)
     for extent in ownership.extents(pages):
-        owners = index.owners(extent.start >> shift, extent.end >> shift)
+        owners = handover.index.places(extent.start >> shift, extent.end >> shift)
         yield {
             "start": hex(extent.start),
             "end": hex(extent.end),
             "bytes": extent.size,
-            "owners": [one.chain(extent.start, shift) for one in owners[:MAX_CLAIMANTS]],
+            "owners": owners[:MAX_CLAIMANTS],
         }
 
 
@@ -196,39 +211,9 @@ def tree_document(handover: Handover) -> Document:
             "nodes": tree.nodes if tree else 0,
             "leaves": tree.leaves if tree else 0,
         },
-        "nodes": _nodes(handover),
+        "nodes": tree.documents() if tree else iter(()),
         "faults": _faults(handover),
     }
-
-
-def _nodes(handover: Handover) -> Iterator[Document]:
-    tree = handover.tree
-    if isinstance(tree, RadixTree):
-        for level in tree.levels:
-            for paddr, key, used in zip(
-                level.paddr.tolist(), level.key.tolist(), level.used.tolist(), strict=True
-            ):
-                yield {
-                    "level": level.level,
-                    "paddr": hex(paddr),
-                    "path": handover.geometry.node_path(key, level.level),
-                    "used": used,
-                }
-    elif tree is not None:
-        for number, chunk in enumerate(tree.chunks):
-            yield {
-                "chunk": number,
-                "paddr": hex(chunk.paddr),
-                "path": f"chunk {number}",
-                "order": chunk.order,
-                "num_elms": chunk.num_elms,
-                "bitmaps": [
-                    {"phys_start": hex(start), "bitmap": hex(bitmap)}
-                    for start, bitmap in zip(
-                        chunk.phys_start.tolist(), chunk.bitmap.tolist(), strict=True
-                    )
-                ],
-            }
 
 
 def blobs_document(handover: Handover, blobs: Iterable[Blob]) -> Document:
@@ -278,7 +263,7 @@ def addresses_document(handover: Handover, found: Iterable[AddressInfo]) -> Docu
     """``kho-inspect addr --json``."""
     return {
         **_head(handover),
-        "addresses": [_address(handover, info) for info in found],
+        "addresses": [_address(info) for info in found],
         "faults": _faults(handover),
     }
 
@@ -311,7 +296,7 @@ def _blob(blob: Blob) -> Document:
         "preserved": blob.preserved,
         "sha256": blob.sha256,
         "kind": blob.kind,
-        "decoded": decoded(blob.content),
+        "decoded": blob.content.document() if blob.content else None,
     }
 
 
@@ -338,7 +323,10 @@ def _fdt_node(node: FdtNode) -> Document:
     }
 
 
-def _address(handover: Handover, info: AddressInfo) -> Document:
+def _address(info: AddressInfo) -> Document:
+    entries: dict[str, list[Document | str]] = {"paths": [], "chunks": []}
+    for entry in info.entries:
+        entries.setdefault(entry.kind, []).append(entry.document())
     return {
         "paddr": hex(info.paddr),
         "presence": info.presence.value,
@@ -351,30 +339,10 @@ def _address(handover: Handover, info: AddressInfo) -> Document:
             }
             for block in info.blocks
         ],
-        "paths": [_key_path(handover, path) for path in info.paths],
-        "chunks": list(info.chunks),
+        **entries,
         "blob": info.blob.name if info.blob else None,
         "node_level": info.node_level,
         "owners": [
-            {"owner": owner.chain, "file_offset": address(owner.file_offset)}
-            for owner in info.owners
-        ],
-    }
-
-
-def _key_path(handover: Handover, path: KeyPath) -> Document:
-    reached = path.steps[-1].level if path.steps else handover.geometry.levels - 1
-    return {
-        "key": hex(path.key),
-        "order": path.order,
-        "path": handover.geometry.entry_path(path.key, reached),
-        "steps": [
-            {
-                "level": step.level,
-                "node": hex(step.paddr),
-                "index": step.index,
-                "value": hex(step.value) if step.level else step.value,
-            }
-            for step in path.steps
+            {"owner": place, "file_offset": address(place.file_offset)} for place in info.owners
         ],
     }

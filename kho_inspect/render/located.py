@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from rich.console import Console
 from rich.text import Text
 
+from kho_inspect.locate.scan import Located
+from kho_inspect.model.handover import Scratch
 from kho_inspect.render.console import grid, plain
 from kho_inspect.units import human_size, plural
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from kho_inspect.locate.scan import Located
-    from kho_inspect.model.handover import Scratch
 
 MAX_LISTED = 20
 

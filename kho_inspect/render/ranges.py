@@ -1,19 +1,19 @@
-"""Preserved ranges as text: in batches, so that millions cost neither memory nor patience."""
+"""Preserved ranges as text: in batches, so that millions of them need little memory and time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+
+from kho_inspect.model.claims import OwnerIndex
+from kho_inspect.model.preserved import Preserved
+from kho_inspect.render.names import owner_name
 from kho_inspect.render.safe import safe
 from kho_inspect.units import PhysAddr, human_size
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from kho_inspect.model.preserved import Preserved
-    from kho_inspect.ownership.index import OwnerIndex
 
 BATCH = 4096
 """Ranges that are turned into Python objects at a time."""
@@ -43,8 +43,6 @@ def _order_mix(orders: tuple[tuple[int, int], ...]) -> str:
 
 def iter_ranges(preserved: Preserved, batch: int = BATCH) -> Iterator[RangeBatch]:
     """All maximal extents over all orders, in address order."""
-    import numpy as np
-
     starts, ends = preserved.merged
     shift = preserved.page_shift
     for at in range(0, len(starts), batch):
@@ -98,7 +96,7 @@ def with_owners(
     """The same ranges with their owners filled in."""
     for batch in batches:
         owners = [
-            index.owner_names(start >> page_shift, end >> page_shift)
+            list(map(owner_name, index.top_owners(start >> page_shift, end >> page_shift)))
             for start, end in zip(batch.starts, batch.ends, strict=True)
         ]
         yield batch._replace(owners=owners)

@@ -1,36 +1,31 @@
-"""The report: the first screen answers, the detail stands below it."""
+"""The report: the verdict on the first screen, the details below it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
 from kho_inspect.geometry import page_size_name
+from kho_inspect.model.faults import Fault
+from kho_inspect.model.handover import Handover
 from kho_inspect.render.blobs import blob_content, blob_table
 from kho_inspect.render.console import grid, heading, plain, table
-from kho_inspect.render.contents import content_view, summary
+from kho_inspect.render.contents import content_view
 from kho_inspect.render.findings import (
     counts_line,
     print_findings,
     print_not_checked,
     verdict_line,
 )
+from kho_inspect.render.names import message_text, path_name
 from kho_inspect.render.owners import overview
 from kho_inspect.render.ranges import iter_ranges, order_mix
-from kho_inspect.render.tree import folded_tree, full_tree, map_words
+from kho_inspect.render.tree import folded_tree, full_tree
+from kho_inspect.rules.engine import Verdict
 from kho_inspect.units import human_size, plural
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import Console, RenderableType
-
-    from kho_inspect.model.faults import Fault
-    from kho_inspect.model.handover import Handover
-    from kho_inspect.rules.engine import Verdict
 
 MAX_RANGES = 20
 MAX_FAULTS = 20
@@ -42,17 +37,17 @@ MAX_FINDINGS = 10
 def print_report(
     console: Console, handover: Handover, verdict: Verdict, *, full_tree_wanted: bool = False
 ) -> None:
-    """Everything ``show`` has to say: the answer first, and once more at the end."""
+    """The whole of ``show``: the verdict first, and once more at the end."""
     console.print(_header(handover, verdict))
     _print_summary(console, handover)
     _print_ranges(console, handover)
     if handover.tree is not None:
         heading(console, "Preserved-memory map")
         if full_tree_wanted:
-            for line in full_tree(handover):
+            for line in full_tree(handover.tree, handover.preserved):
                 console.out(line, highlight=False)
         else:
-            console.print(folded_tree(handover))
+            console.print(folded_tree(handover.tree, handover.preserved))
     if handover.blobs:
         heading(console, "Sub-nodes")
         console.print(blob_table(handover.blobs))
@@ -85,7 +80,9 @@ def _header(handover: Handover, verdict: Verdict) -> Panel:
     if root.recovery:
         rows.insert(2, ("recovered", plain(root.recovery, "yellow")))
     answer: list[RenderableType] = [verdict_line(verdict), counts_line(verdict)]
-    answer += [plain(f"  {one.code} {one.message}") for one in verdict.findings[:MAX_FIRST]]
+    answer += [
+        plain(f"  {one.code} {message_text(one.message)}") for one in verdict.findings[:MAX_FIRST]
+    ]
     return Panel(
         Group(*answer, "", grid(rows)),
         title="kho-inspect",
@@ -99,10 +96,10 @@ def _print_summary(console: Console, handover: Handover) -> None:
     ranges = plural(len(preserved.merged[0]), "range")
     blocks = plural(preserved.blocks, "block")
     rows = [("preserved", plain(f"{human_size(preserved.bytes)} · {blocks} · {ranges}"))]
-    rows.append(("map", plain(map_words(handover))))
+    rows.append(("map", plain(handover.tree.summary() if handover.tree else "none")))
     rows.append(("owners", overview(handover)))
     names = " · ".join(
-        f"{blob.name} ({summary(blob.content)})" if blob.content else blob.name
+        f"{blob.name} ({blob.content.summary()})" if blob.content else blob.name
         for blob in handover.blobs
     )
     rows.append(("sub-nodes", plain(names or "none")))
@@ -139,9 +136,9 @@ def print_faults(console: Console, faults: Sequence[Fault]) -> None:
         return
     heading(console, "Faults")
     for fault in faults[:MAX_FAULTS]:
-        line = Text.assemble(("✘ ", "red"), plain(fault.kind, "bold"), " ", plain(fault.message))
-        console.print(line)
+        words = plain(message_text(fault.message))
+        console.print(Text.assemble(("✘ ", "red"), plain(fault.kind, "bold"), " ", words))
         if fault.path:
-            console.print(Text.assemble("    at ", plain(fault.path)), style="dim")
+            console.print(Text.assemble("    at ", plain(path_name(fault.path))), style="dim")
     if len(faults) > MAX_FAULTS:
         console.print(Text(f"… {len(faults) - MAX_FAULTS:,} more: --json lists them all", "dim"))

@@ -1,4 +1,4 @@
-"""The one door through which strings from a dump reach a terminal."""
+"""Strings of a dump made safe for a terminal."""
 
 from __future__ import annotations
 

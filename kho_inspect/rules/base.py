@@ -1,17 +1,12 @@
-"""What a rule is: a code, a severity, a function of the case, and an explanation."""
+"""What rules need, and what they find."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING
 
+from kho_inspect.model.identity import Message, Path
 from kho_inspect.units import PhysAddr
-
-if TYPE_CHECKING:
-    from kho_inspect.rules.case import Case
 
 
 class Severity(IntEnum):
@@ -29,6 +24,9 @@ class Severity(IntEnum):
     def label(self) -> str:
         """``fatal``, ``error``, ``warning`` or ``info``."""
         return self.name.lower()
+
+
+INFO, WARNING, ERROR, FATAL = Severity
 
 
 class Need(Enum):
@@ -49,12 +47,12 @@ class Need(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Observation:
     """What a rule's function yields: the message, the place, and a milder severity if any."""
 
-    message: str
+    message: Message
     paddr: PhysAddr | None = None
-    path: str = ""
+    path: Path = ()
     severity: Severity | None = None
 
 
@@ -64,57 +62,7 @@ class Finding:
 
     code: str
     severity: Severity
-    message: str
+    message: Message
     paddr: PhysAddr | None
-    path: str
+    path: Path
     hint: str
-
-
-Check = Callable[["Case"], Iterable[Found]]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule of the catalogue."""
-
-    code: str
-    severity: Severity
-    hint: str
-    needs: tuple[Need, ...]
-    check: Check
-
-    @property
-    def title(self) -> str:
-        """The first line of the docstring."""
-        return self.explanation.splitlines()[0]
-
-    @property
-    def explanation(self) -> str:
-        """The docstring: what is checked, ``Matters:``, ``Causes:``, ``Enforced by:``."""
-        return inspect.getdoc(self.check) or ""
-
-    def run(self, case: Case) -> Iterator[Finding]:
-        """Every finding of this rule."""
-        for found in self.check(case):
-            severity = self.severity if found.severity is None else found.severity
-            yield Finding(self.code, severity, found.message, found.paddr, found.path, self.hint)
-
-
-class Catalogue:
-    """The rules of one module, in the order of their codes."""
-
-    def __init__(self, *always: Need) -> None:
-        """``always``: what every rule of the module needs."""
-        self.always = always
-        self.rules: list[Rule] = []
-
-    def rule(
-        self, code: str, severity: Severity, hint: str, *needs: Need
-    ) -> Callable[[Check], Check]:
-        """Enter a function into the catalogue."""
-
-        def enter(check: Check) -> Check:
-            self.rules.append(Rule(code, severity, hint, (*self.always, *needs), check))
-            return check
-
-        return enter

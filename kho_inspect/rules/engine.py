@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kho_inspect.rules import blobs, expected, luo, memfd, memory, root_fdt, subnodes, tree
-from kho_inspect.rules.base import Finding, Need, Rule, Severity
+from kho_inspect.rules.base import INFO, Finding, Need, Severity
 from kho_inspect.rules.case import Case
+from kho_inspect.rules.catalogue import Rule
 
 RULES: tuple[Rule, ...] = tuple(
     rule
@@ -18,17 +19,10 @@ RULES: tuple[Rule, ...] = tuple(
 BY_CODE: dict[str, Rule] = {rule.code: rule for rule in RULES}
 
 ORPHANS = "KHO308"
-"""Given up where a damaged structure may be why memory looks unowned: one cause, told once."""
+"""Left out where a damaged structure may be why memory looks unowned: one cause, one finding."""
 
 ASKED_FOR = frozenset({Need.TARGET, Need.EXPECTATIONS})
-"""Rules that need these are only for those who ask: not to be told of otherwise."""
-
-_VERDICTS = {
-    Severity.FATAL: "fatal",
-    Severity.ERROR: "damaged",
-    Severity.WARNING: "suspicious",
-    Severity.INFO: "sound",
-}
+"""Rules that need these are only for those who ask, and not reported as unchecked otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +35,7 @@ class NotChecked:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of all rules."""
+    """The outcome of all rules."""
 
     findings: tuple[Finding, ...]
     """Worst first, then by code."""
@@ -52,12 +46,12 @@ class Verdict:
     @property
     def worst(self) -> Severity:
         """INFO when there is no finding."""
-        return max((finding.severity for finding in self.findings), default=Severity.INFO)
+        return max((finding.severity for finding in self.findings), default=INFO)
 
     @property
     def word(self) -> str:
-        """``sound``, ``suspicious``, ``damaged`` or ``fatal``."""
-        return _VERDICTS[self.worst]
+        """The worst severity in a word."""
+        return ("sound", "suspicious", "damaged", "fatal")[self.worst]
 
 
 def judge(case: Case, wanted: Callable[[str], bool] = lambda code: True) -> Verdict:
@@ -67,25 +61,22 @@ def judge(case: Case, wanted: Callable[[str], bool] = lambda code: True) -> Verd
     missing = case.missing
     checked = 0
     for rule in RULES:
-        if not wanted(rule.code):
-            continue
         absent = [need for need in rule.needs if need in missing]
-        if any(need in ASKED_FOR for need in absent):
+        if not wanted(rule.code) or not ASKED_FOR.isdisjoint(absent):
             continue
         if absent:
             not_checked.append(NotChecked(rule.code, absent[0].value))
             continue
         checked += 1
         findings.extend(rule.run(case))
-    if any(_hides_owners(finding) for finding in findings):
-        if any(finding.code == ORPHANS for finding in findings):
-            not_checked.append(NotChecked(ORPHANS, "what is damaged may have pointed to the rest"))
-            checked -= 1
-        findings = [finding for finding in findings if finding.code != ORPHANS]
+    others = [finding for finding in findings if finding.code != ORPHANS]
+    if len(others) < len(findings) and any(_hides_owners(finding) for finding in others):
+        not_checked.append(NotChecked(ORPHANS, "what is damaged may have pointed to the rest"))
+        checked -= 1
+        findings = others
     findings.sort(key=lambda finding: (-finding.severity, finding.code))
     return Verdict(tuple(findings), tuple(not_checked), checked)
 
 
 def _hides_owners(finding: Finding) -> bool:
-    """Whether it is about a structure that says what memory is for: KHO4xx, KHO5xx, KHO6xx."""
-    return finding.severity > Severity.INFO and finding.code[3] in "456"
+    return finding.severity > INFO and BY_CODE[finding.code].hides_owners

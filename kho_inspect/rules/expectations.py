@@ -33,6 +33,8 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,125 +56,114 @@ class ExpectationError(KhoError):
     """An expectation file that cannot be understood."""
 
 
-_LISTS = ("required", "forbidden")
-_KINDS: dict[str, tuple[str, ...]] = {
-    "": ("compatible", "page_size", "max_orphan_bytes"),
-    "subnodes": _LISTS,
-    "sessions": _LISTS,
-    "preserved": ("min_bytes", "max_bytes"),
-}
-_TABLES = {"files": ("session", "token", "size"), "ranges": ("name", "start", "size")}
-_SIZES = ("max_orphan_bytes", "preserved.min_bytes", "preserved.max_bytes")
-
-
 def parse_expectations(text: str, file: str) -> list[Expectation]:
     """Every assertion of a file, in the order of its lines.
 
     Raises ExpectationError with file and line.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ExpectationError(f"{file}: {error}", source=file) from error
-    lines = _Lines(text)
     found: list[Expectation] = []
+    lines, where = _lines_of_keys(text), file
+    try:
+        for key, number, value in _assertions(tomllib.loads(text)):
+            line = lines.get((key, number), 0)
+            where = f"{file}:{line}"
+            found.append(Expectation(key, _read(key, value), file, line))
+    except KeyError as error:
+        message = f"{where}: nothing is known of {error.args[0]!r}"
+        known = ", ".join(dict.fromkeys(key.split(".")[0] for key in _KEYS))
+        raise ExpectationError(message, hint=f"there are {known}", source=file) from error
+    except ValueError as error:
+        raise ExpectationError(f"{where}: {error}", source=file) from error
+    return sorted(found, key=lambda expectation: expectation.line)
+
+
+def _assertions(document: dict[str, Any]) -> Iterator[tuple[str, int, Any]]:
+    """Dotted key, number of the entry in its list, and value of each assertion."""
     for key, value in document.items():
-        if key in _TABLES:
-            found += _entries(key, value, file, lines)
-        elif key == "owners":
-            found += [
-                Expectation(
-                    f"owners.{name}",
-                    _size(budget, file, lines.of(key, name)),
-                    file,
-                    lines.of(key, name),
-                )
-                for name, budget in _table(value, key, file).items()
-            ]
-        elif key in _KINDS[""]:
-            found.append(_assertion(key, value, file, lines.of("", key)))
-        elif key in _KINDS:
-            for inner, one in _table(value, key, file).items():
-                if inner not in _KINDS[key]:
-                    raise _unknown(f"{key}.{inner}", file, lines.of(key, inner))
-                found.append(_assertion(f"{key}.{inner}", one, file, lines.of(key, inner)))
+        if key in _TABLES and isinstance(value, dict):
+            for name, inner in value.items():
+                yield f"{key}.{name}", 0, inner
+        elif key in _ENTRIES:
+            for number, entry in enumerate(value if isinstance(value, list) else [None]):
+                yield key, number, entry
         else:
-            raise _unknown(key, file, lines.of("", key) or lines.of(key, ""))
-    return sorted(found, key=lambda one: one.line)
+            yield key, 0, value
 
 
-def _assertion(kind: str, value: Any, file: str, line: int) -> Expectation:
-    if kind in _SIZES:
-        value = _size(value, file, line)
-    elif kind.endswith(_LISTS):
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise ExpectationError(f"{file}:{line}: {kind} should be a list of names", source=file)
-    elif not isinstance(value, str):
-        raise ExpectationError(f"{file}:{line}: {kind} should be a string", source=file)
-    return Expectation(kind, value, file, line)
+def _read(key: str, value: Any) -> Any:
+    """A value as the rules use it. Raises ValueError, or KeyError for an unknown key."""
+    if key in _TABLES:
+        raise ValueError(f"{key} should be a table, [{key}]")
+    return _KEYS["owners.*" if key.startswith("owners.") else key](key, value)
 
 
-def _entries(key: str, value: Any, file: str, lines: _Lines) -> list[Expectation]:
-    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        raise ExpectationError(f"{file}: {key} should be written as [[{key}]]", source=file)
-    found = []
-    for number, entry in enumerate(value):
-        line = lines.of(key, "", number)
-        for inner in entry:
-            if inner not in _TABLES[key]:
-                raise _unknown(f"{key}.{inner}", file, line)
-        sizes = {
-            name: _size(entry[name], file, line)
-            for name in ("start", "size", "token")
-            if name in entry
-        }
-        entry = {**entry, **sizes}
-        needed = ("session", "token") if key == "files" else ("start", "size")
-        if any(name not in entry for name in needed):
-            wanted = " and ".join(needed)
-            raise ExpectationError(f"{file}:{line}: [[{key}]] needs {wanted}", source=file)
-        found.append(Expectation(key, entry, file, line))
-    return found
-
-
-def _table(value: Any, key: str, file: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ExpectationError(f"{file}: {key} should be a table, [{key}]", source=file)
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} should be a string")
     return value
 
 
-def _size(value: Any, file: str, line: int) -> int:
-    try:
-        if isinstance(value, str):
-            return parse_size(value)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
+def _names(key: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{key} should be a list of names")
+    return value
+
+
+def _number(key: str, value: Any) -> int:
+    if isinstance(value, str):
+        return parse_size(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{value!r} is no number")
-    except ValueError as error:
-        raise ExpectationError(f"{file}:{line}: {error}", source=file) from error
+    return value
 
 
-def _unknown(key: str, file: str, line: int) -> ExpectationError:
-    known = ", ".join([*_KINDS[""], *(name for name in _KINDS if name), "owners", *_TABLES])
-    return ExpectationError(
-        f"{file}:{line}: nothing is known of {key!r}", hint=f"there are {known}", source=file
-    )
+def _entry(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} should be written as [[{key}]]")
+    readers = {f"{key}.{name}": reader for name, reader in _ENTRIES[key].items()}
+    entry = {name: readers[f"{key}.{name}"](f"{key}.{name}", part) for name, part in value.items()}
+    needed = list(_ENTRIES[key])[:2]
+    if not entry.keys() >= set(needed):
+        raise ValueError(f"[[{key}]] needs {' and '.join(needed)}")
+    return entry
 
 
-class _Lines:
-    """Line numbers of keys, which tomllib does not tell."""
+_Reader = Callable[[str, Any], Any]
+_KEYS: dict[str, _Reader] = {
+    "compatible": _text,
+    "page_size": _text,
+    "max_orphan_bytes": _number,
+    "subnodes.required": _names,
+    "subnodes.forbidden": _names,
+    "sessions.required": _names,
+    "sessions.forbidden": _names,
+    "preserved.min_bytes": _number,
+    "preserved.max_bytes": _number,
+    "owners.*": _number,
+    "files": _entry,
+    "ranges": _entry,
+}
+_TABLES = frozenset(key.split(".")[0] for key in _KEYS if "." in key)
+_ENTRIES: dict[str, dict[str, _Reader]] = {
+    "files": {"session": _text, "token": _number, "size": _number},
+    "ranges": {"start": _number, "size": _number, "name": _text},
+}
+"""Keys of each entry of a list; the first two are needed."""
 
-    def __init__(self, text: str) -> None:
-        self._found: dict[tuple[str, str], list[int]] = {}
-        table = ""
-        for number, line in enumerate(text.splitlines(), 1):
-            if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
-                table = header[1].strip("'\"")
-                self._found.setdefault((table, ""), []).append(number)
-            elif key := re.match(r"\s*(\"[^\"]*\"|'[^']*'|[\w.-]+)\s*=", line):
-                self._found.setdefault((table, key[1].strip("'\"")), []).append(number)
 
-    def of(self, table: str, key: str, occurrence: int = 0) -> int:
-        """Line of a key in a table (of the table's header for no key); 0 when not found."""
-        lines = self._found.get((table, key), [])
-        return lines[occurrence] if occurrence < len(lines) else 0
+def _lines_of_keys(text: str) -> dict[tuple[str, int], int]:
+    """Dotted key or table, and how often it came before → its line, which tomllib does not give."""
+    lines: dict[tuple[str, int], int] = {}
+    counts: Counter[str] = Counter()
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
+            name = header[1].strip("'\"")
+            table = f"{name}."
+        elif key := re.match(r"\s*(\"[^\"]*\"|'[^']*'|[\w.-]+)\s*=", line):
+            name = table + key[1].strip("'\"")
+        else:
+            continue
+        lines[name, counts[name]] = number
+        counts[name] += 1
+    return lines

@@ -5,129 +5,119 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kho_inspect.geometry import page_size_name
-from kho_inspect.rules.base import Catalogue, Found, Need, Severity
+from kho_inspect.model.identity import Owner, Path, Step, StepKind, Subsystem
+from kho_inspect.model.selector import parse_owner
+from kho_inspect.rules.base import ERROR, Need, Observation
 from kho_inspect.rules.case import Case
+from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.rules.expectations import Expectation
 from kho_inspect.units import Extent, human_size
 
-CATALOGUE = Catalogue(Need.FDT)
+CATALOGUE = Catalogue((Need.FDT, Need.EXPECTATIONS))
 rule = CATALOGUE.rule
 
 _EITHER = "the image changed, or the expectation is out of date: expect writes a fresh file"
 
 
-def _unmet(case: Case, *kinds: str) -> Iterator[tuple[Expectation, str]]:
-    for one in case.expectations or ():
-        if one.kind.split(".")[0] in kinds:
-            yield one, f"{one.file}:{one.line}"
+def _expected(case: Case, *kinds: str) -> Iterator[tuple[Expectation, Path]]:
+    for expectation in case.expectations or ():
+        if expectation.kind.split(".")[0] in kinds:
+            yield expectation, (Step(StepKind.EXPECTATION, expectation.file, expectation.line),)
 
 
-@rule("KHO701", Severity.ERROR, _EITHER, Need.EXPECTATIONS)
-def identity(case: Case) -> Iterator[Found]:
+@rule("KHO701", ERROR, _EITHER)
+def identity(case: Case) -> Iterator[Observation]:
     """compatible and page_size are the expected ones.
 
     Matters: an image of another ABI is not the one that the job is about.
     Causes: another kernel, another configuration.
     Enforced by: the expectation file.
     """
-    handover = case.there
-    seen = {
-        "compatible": handover.fdt.compatible,
-        "page_size": page_size_name(handover.geometry.shift),
-    }
-    for one, path in _unmet(case, *seen):
-        if seen[one.kind] != one.value:
-            yield Found(f"{one.kind} is {seen[one.kind]!r}, should be {one.value!r}", None, path)
+    fdt, page_size = case.handover.fdt, page_size_name(case.handover.geometry.shift)
+    held = {"compatible": fdt.compatible, "page_size": page_size}
+    for expectation, path in _expected(case, *held):
+        value = held[expectation.kind]
+        if value != expectation.value:
+            words = f"{expectation.kind} is {value!r}, should be {expectation.value!r}"
+            yield Observation(words, None, path)
 
 
-@rule("KHO702", Severity.ERROR, _EITHER, Need.EXPECTATIONS)
-def names(case: Case) -> Iterator[Found]:
+@rule("KHO702", ERROR, _EITHER)
+def names(case: Case) -> Iterator[Observation]:
     """Required sub-nodes and sessions are there, forbidden ones are not.
 
     Matters: a subsystem that does not hand over loses its state silently.
     Causes: a module not loaded, a session not created.
     Enforced by: the expectation file.
     """
-    there = {
-        "subnodes": {node.name for node in case.there.fdt.root.children},
+    held = {
+        "subnodes": {node.name for node in case.handover.fdt.root.children},
         "sessions": {session.name for session in case.sessions()},
     }
-    for one, path in _unmet(case, *there):
-        group, which = one.kind.split(".")
-        for name in one.value:
-            if (name in there[group]) != (which == "required"):
-                state = "missing" if which == "required" else "there, should not be"
-                yield Found(f"{group[:-1]} {name!r} is {state}", None, path)
+    for expectation, path in _expected(case, *held):
+        group, which = expectation.kind.split(".")
+        for name in expectation.value:
+            if (name in held[group]) != (which == "required"):
+                state = "missing" if which == "required" else "present, should not be"
+                yield Observation(f"{group[:-1]} {name!r} is {state}", None, path)
 
 
-@rule("KHO703", Severity.ERROR, _EITHER, Need.EXPECTATIONS)
-def files(case: Case) -> Iterator[Found]:
+@rule("KHO703", ERROR, _EITHER)
+def files(case: Case) -> Iterator[Observation]:
     """Expected files are there, in their size.
 
     Matters: a file that is not handed over is lost.
     Causes: userspace did not preserve it.
     Enforced by: the expectation file.
     """
-    there = {(session.name, file.token): file for session, file in case.files()}
-    for one, path in _unmet(case, "files"):
-        session, token, size = one.value["session"], one.value["token"], one.value.get("size")
-        file = there.get((session, token))
+    held = {(session.name, file.token): file for session, file in case.files()}
+    for expectation, path in _expected(case, "files"):
+        session, token = expectation.value["session"], expectation.value["token"]
+        file, size = held.get((session, token)), expectation.value.get("size")
         name = f"file {token:#x} of session {session!r}"
         if file is None:
-            yield Found(f"{name} is missing", None, path)
-        elif size is not None and (file.memfd is None or file.memfd.size != size):
-            seen = "unknown" if file.memfd is None else f"{file.memfd.size:,} bytes"
-            yield Found(f"{name} is {seen}, should be {size:,} bytes", file.data, path)
+            yield Observation(f"{name} is missing", None, path)
+        elif size is not None and (file.content is None or file.content.size != size):
+            now = "unknown" if file.content is None else f"{file.content.size:,} bytes"
+            yield Observation(f"{name} is {now}, should be {size:,} bytes", file.data, path)
 
 
-@rule("KHO704", Severity.ERROR, _EITHER, Need.EXPECTATIONS)
-def sizes(case: Case) -> Iterator[Found]:
+@rule("KHO704", ERROR, _EITHER)
+def sizes(case: Case) -> Iterator[Observation]:
     """Preserved, orphan and owned memory is within its budget.
 
     Matters: preserved memory that grows from handover to handover is a leak.
     Causes: a user that preserves more than before, or does not clean up.
     Enforced by: the expectation file.
     """
-    handover = case.there
-    for one, path in _unmet(case, "preserved", "max_orphan_bytes", "owners"):
-        what = "preserved memory"
-        size = handover.preserved.bytes
-        if one.kind == "max_orphan_bytes":
-            what, size = "orphan memory", handover.ownership.size(handover.ownership.orphans)
-        elif one.kind.startswith("owners."):
-            name = one.kind.removeprefix("owners.")
-            what = f"memory of {name}"
-            size = sum(
-                owner.bytes
-                for owner in handover.ownership.owners
-                if owner.name == name or owner.name.startswith(f"{name} / ")
-            )
-        if one.kind == "preserved.min_bytes":
-            if size < one.value:
-                yield Found(
-                    f"{what} is {human_size(size)}, should be at least {human_size(one.value)}",
-                    None,
-                    path,
-                )
-        elif size > one.value:
-            yield Found(
-                f"{what} is {human_size(size)}, should be at most {human_size(one.value)}",
-                None,
-                path,
-            )
+    preserved, ownership = case.handover.preserved, case.handover.ownership
+    for expectation, path in _expected(case, "preserved", "max_orphan_bytes", "owners"):
+        memory: tuple[str | Owner, ...] = ("preserved memory",)
+        size, wanted = preserved.bytes, expectation.value
+        if expectation.kind == "max_orphan_bytes":
+            memory, size = ("orphan memory",), ownership.size(ownership.orphans)
+        elif expectation.kind.startswith("owners."):
+            name = expectation.kind.removeprefix("owners.")
+            owner = parse_owner(name) or Owner(Subsystem.SUBNODE, (name,))
+            memory = "memory of ", owner
+            size = sum(share.bytes for share in ownership.shares if share.owner.within(owner))
+        least = expectation.kind == "preserved.min_bytes"
+        if size < wanted if least else size > wanted:
+            bound = f"{'at least' if least else 'at most'} {human_size(wanted)}"
+            yield Observation((*memory, f" is {human_size(size)}, should be {bound}"), None, path)
 
 
-@rule("KHO705", Severity.ERROR, _EITHER, Need.EXPECTATIONS)
-def ranges(case: Case) -> Iterator[Found]:
+@rule("KHO705", ERROR, _EITHER)
+def ranges(case: Case) -> Iterator[Observation]:
     """Expected ranges are preserved.
 
     Matters: a region at a fixed address is lost when it is not.
     Causes: a region that moved or was not preserved.
     Enforced by: the expectation file.
     """
-    for one, path in _unmet(case, "ranges"):
-        start, size = one.value["start"], one.value["size"]
-        if not case.there.preserved.covers(start, size):
-            name = one.value.get("name", "range")
+    for expectation, path in _expected(case, "ranges"):
+        start, size = expectation.value["start"], expectation.value["size"]
+        if not case.handover.preserved.covers(start, size):
+            name = expectation.value.get("name", "range")
             extent = Extent(start, start + size)
-            yield Found(f"{name} {extent} is not preserved, should be", start, path)
+            yield Observation(f"{name} {extent} is not preserved, should be", start, path)

@@ -4,130 +4,78 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from kho_inspect import intervals
-from kho_inspect.rules.base import Catalogue, Found, Need, Severity
-from kho_inspect.rules.case import Case, is_sessions
+from kho_inspect.model.handover import Scratch
+from kho_inspect.model.identity import ClaimKind, Path, Place, Step, StepKind
+from kho_inspect.rules.base import ERROR, FATAL, WARNING, Need, Observation
+from kho_inspect.rules.case import Case
+from kho_inspect.rules.catalogue import Catalogue
+from kho_inspect.rules.claims_view import is_sessions
 from kho_inspect.units import Extent, human_size
 
-if TYPE_CHECKING:
-    from kho_inspect.intervals import Intervals
+CATALOGUE = Catalogue((Need.FDT, Need.ABI))
+tree_rule = CATALOGUE.needing(Need.TREE, Need.TRUSTED).rule
+scratch_rule = CATALOGUE.needing(Need.SCRATCH, Need.SOUND_SCRATCH).rule
 
-CATALOGUE = Catalogue(Need.FDT, Need.ABI)
-rule = CATALOGUE.rule
-
+_IN_SCRATCH = "the old kernel must not preserve scratch memory: find who allocated it there"
+_ORPHAN = "find who preserved it (owners lists the neighbours): the next kernel never frees it"
+_NO_TABLE = "the table was overwritten, or is not the right one"
 MAX_LISTED = 8
 """Ranges of one kind that become findings of their own; the rest is summed up in one."""
 
-SPECIFIC = frozenset(
-    (
-        "root FDT",
-        "blob",
-        "session array",
-        "file array",
-        "session block",
-        "file block",
-        "FLB array",
-        "memfd descriptor",
-        "folio table",
-        "folio table vmalloc chunk",
-        "folios_info",
-        "folios_info vmalloc chunk",
-        "folio",
-        "test folio",
-        "region",
-    )
-)
-"""Kinds of claims whose being unpreserved is another rule's business."""
 
-
-def _ranges(case: Case, pages: Intervals, words: str) -> Iterator[Found]:
+def _ranges(case: Case, pages: intervals.Intervals, words: str) -> Iterator[Observation]:
     """A finding per range, up to a point."""
-    shift = case.there.geometry.shift
-    starts, ends = pages
-    for start, end in zip(starts[:MAX_LISTED].tolist(), ends[:MAX_LISTED].tolist(), strict=True):
-        extent = Extent(start << shift, end << shift)
-        blocks = case.there.preserved.blocks_at(extent.start)
+    shift = case.handover.geometry.shift
+    for extent in itertools.islice(intervals.extents(pages, shift), MAX_LISTED):
+        blocks = case.handover.preserved.blocks_at(extent.start)
         order = f" (block of order {blocks[0].order})" if blocks else ""
-        yield Found(f"{human_size(extent.size)} at {extent}{order} {words}", extent.start, "")
-    if len(starts) > MAX_LISTED:
-        left = int((ends[MAX_LISTED:] - starts[MAX_LISTED:]).sum()) << shift
-        count = len(starts) - MAX_LISTED
-        paddr = int(starts[MAX_LISTED]) << shift
-        yield Found(f"{human_size(left)} in {count:,} more ranges {words}", paddr, "")
+        yield Observation(f"{human_size(extent.size)} at {extent}{order} {words}", extent.start)
+    starts, ends = pages[0][MAX_LISTED:], pages[1][MAX_LISTED:]
+    if len(starts):
+        size = human_size(intervals.total((starts, ends)) << shift)
+        yield Observation(f"{size} in {len(starts):,} more ranges {words}", int(starts[0]) << shift)
 
 
-def _pages(extents: tuple[Extent, ...], shift: int) -> Intervals:
-    pairs = [(extent.start >> shift, -(-extent.end >> shift)) for extent in extents]
-    return intervals.merge(*intervals.from_pairs(pairs))
-
-
-@rule(
-    "KHO301",
-    Severity.ERROR,
-    "a stray bit in the tree; or the dump lacks RAM: --map, --base",
-    Need.TREE,
-    Need.TRUSTED,
-)
-def block_outside_ram(case: Case) -> Iterator[Found]:
+@tree_rule("KHO301", ERROR, "a stray bit in the tree; or the dump lacks RAM: --map, --base")
+def block_outside_ram(case: Case) -> Iterator[Observation]:
     """Preserved blocks lie in RAM.
 
     Matters: the next kernel initializes struct pages for them; there are none outside RAM.
     Causes: a stray bit in the tree; a dump that does not cover all RAM.
-    Enforced by: nobody: ``kho_restore_page()`` trusts ``pfn_to_online_page()``.
+    Enforced by: no kernel: ``kho_restore_page()`` relies on ``pfn_to_online_page()``.
     """
-    outside = intervals.subtract(case.preserved.merged, case.ram)
+    outside = intervals.subtract(case.map.preserved.merged, case.map.ram)
     return _ranges(case, outside, "is preserved, but lies outside the memory of the dump")
 
 
-@rule(
-    "KHO302",
-    Severity.ERROR,
-    "a stray bit, or two users of one page: see addr for both blocks",
-    Need.TREE,
-    Need.TRUSTED,
-)
-def blocks_overlap(case: Case) -> Iterator[Found]:
+@tree_rule("KHO302", ERROR, "a stray bit, or two users of one page: see addr for both blocks")
+def blocks_overlap(case: Case) -> Iterator[Observation]:
     """No page is preserved by two blocks of different orders.
 
     Matters: the second restore finds no head and fails, or frees pages of the first.
     Causes: a page preserved by itself and as part of a folio; a stray bit.
-    Enforced by: nobody.
+    Enforced by: no kernel.
     """
-    # One stray block of a high order lies over many: they are told as one.
-    shift = case.there.geometry.shift
-    told: set[tuple[int, int]] = set()
-    for start, end in zip(*case.overlaps, strict=True):
-        paddr = int(start) << shift
-        outer = case.preserved.blocks_at(paddr)[-1]
-        if (outer.paddr, outer.order) in told:
+    # One stray block of a high order lies over many: they are reported as one.
+    reported: set[tuple[int, int]] = set()
+    for extent in intervals.extents(case.map.overlaps, case.handover.geometry.shift):
+        inner, *_, outer = case.map.preserved.blocks_at(extent.start)
+        if (outer.paddr, outer.order) in reported:
             continue
-        told.add((outer.paddr, outer.order))
-        inner = case.preserved.blocks_at(paddr)[0]
-        extent = Extent(paddr, int(end) << shift)
-        yield Found(
+        reported.add((outer.paddr, outer.order))
+        yield Observation(
             f"{human_size(extent.size)} at {extent} is preserved by several blocks: order "
             f"{outer.order} at {outer.paddr:#x}, order {inner.order} at {inner.paddr:#x}",
-            paddr,
-            "",
+            extent.start,
         )
-        if len(told) == MAX_LISTED:
+        if len(reported) == MAX_LISTED:
             return
 
 
-@rule(
-    "KHO303",
-    Severity.FATAL,
-    "the old kernel must not preserve scratch memory: find who allocated it there",
-    Need.TREE,
-    Need.TRUSTED,
-    Need.SCRATCH,
-    Need.SOUND_SCRATCH,
-)
-def block_in_scratch(case: Case) -> Iterator[Found]:
+@tree_rule("KHO303", FATAL, _IN_SCRATCH, Need.SCRATCH, Need.SOUND_SCRATCH)
+def block_in_scratch(case: Case) -> Iterator[Observation]:
     """No preserved block overlaps a scratch area.
 
     Matters: the next kernel allocates from scratch before it looks at the map: the data is
@@ -135,178 +83,125 @@ def block_in_scratch(case: Case) -> Iterator[Found]:
     Causes: memory of a movable allocation preserved where it stood.
     Enforced by: ``kho_scratch_overlap()``, in debug builds only.
     """
-    assert case.scratch is not None
-    shift = case.there.geometry.shift
-    shared = intervals.intersect(case.preserved.merged, _pages(case.scratch.areas, shift))
+    shared = intervals.intersect(case.map.preserved.merged, case.map.pages(case.scratch.areas))
     return _ranges(case, shared, "is preserved, but lies in a scratch area")
 
 
-@rule("KHO304", Severity.FATAL, "the table was overwritten, or is not the right one", Need.SCRATCH)
-def scratch_malformed(case: Case) -> Iterator[Found]:
+@CATALOGUE.rule("KHO304", FATAL, _NO_TABLE, Need.SCRATCH)
+def scratch_malformed(case: Case) -> Iterator[Observation]:
     """The scratch table is a list of areas with sizes.
 
     Matters: the next kernel has no memory to boot in.
     Causes: the table's page was recycled; a wrong address.
     Enforced by: ``kho_populate()``: ``memblock_mark_kho_scratch()`` of each area.
     """
-    scratch = case.scratch
-    assert scratch is not None
+    scratch, path = case.scratch, _source(case.scratch)
+    table = scratch.table.start if scratch.table else None
     if case.scratch_trouble is not None:
-        message, path = case.scratch_trouble
-        yield Found(message, scratch.table.start if scratch.table else None, path)
+        yield Observation(case.scratch_trouble, table, path)
         return
     for number, (addr, size) in itertools.islice(enumerate(scratch.entries), MAX_LISTED):
         if not size or addr + size > 1 << 64:
-            yield Found(
-                f"scratch area {number} is {addr:#x}+{size:#x}, should have a size and an end",
-                scratch.table.start if scratch.table else None,
-                f"{scratch.source} → area {number}",
-            )
+            words = f"scratch area {number} is {addr:#x}+{size:#x}, should have a size and an end"
+            yield Observation(words, table, (*path, Step(StepKind.AREA, number)))
 
 
-@rule(
-    "KHO305",
-    Severity.ERROR,
-    "the table was overwritten, or is not the right one",
-    Need.SCRATCH,
-    Need.SOUND_SCRATCH,
-)
-def scratch_overlaps(case: Case) -> Iterator[Found]:
+@scratch_rule("KHO305", ERROR, _NO_TABLE)
+def scratch_overlaps(case: Case) -> Iterator[Observation]:
     """Scratch areas do not overlap each other.
 
     Matters: one is counted twice, and the next kernel has less memory to boot in than it needs.
     Causes: a damaged table.
-    Enforced by: nobody.
+    Enforced by: no kernel.
     """
-    assert case.scratch is not None
     for before, after in itertools.pairwise(sorted(case.scratch.areas)):
         if before.overlaps(after):
-            yield Found(
-                f"scratch areas {before} and {after} overlap", after.start, case.scratch.source
-            )
+            words = f"scratch areas {before} and {after} overlap"
+            yield Observation(words, after.start, _source(case.scratch))
 
 
-@rule(
-    "KHO306",
-    Severity.WARNING,
-    "the table was overwritten, or is not the right one",
-    Need.SCRATCH,
-    Need.SOUND_SCRATCH,
-)
-def scratch_misaligned(case: Case) -> Iterator[Found]:
+@scratch_rule("KHO306", WARNING, _NO_TABLE)
+def scratch_misaligned(case: Case) -> Iterator[Observation]:
     """Scratch areas start and end on pages.
 
     Matters: the old kernel allots them as whole CMA areas; anything else is damage.
     Causes: a damaged table; a wrong --scratch.
-    Enforced by: nobody.
+    Enforced by: no kernel.
     """
-    assert case.scratch is not None
-    page = case.there.geometry.page_size
+    page = case.handover.geometry.page_size
     for area in case.scratch.areas:
         if (area.start % page or area.end % page) and _in_ram(case, area):
-            yield Found(
-                f"scratch area {area} is not aligned to pages of {human_size(page)}",
-                area.start,
-                case.scratch.source,
-            )
+            words = f"scratch area {area} is not aligned to pages of {human_size(page)}"
+            yield Observation(words, area.start, _source(case.scratch))
 
 
-@rule(
-    "KHO307",
-    Severity.ERROR,
-    "the table is another machine's, or the dump lacks RAM",
-    Need.SCRATCH,
-    Need.SOUND_SCRATCH,
-)
-def scratch_outside_ram(case: Case) -> Iterator[Found]:
+@scratch_rule("KHO307", ERROR, "the table is another machine's, or the dump lacks RAM")
+def scratch_outside_ram(case: Case) -> Iterator[Observation]:
     """Scratch areas lie in RAM.
 
     Matters: the next kernel boots in them.
     Causes: a damaged table; a dump that does not cover all RAM.
-    Enforced by: nobody.
+    Enforced by: no kernel.
     """
-    assert case.scratch is not None
     for area in case.scratch.areas:
         if not _in_ram(case, area):
-            yield Found(
-                f"scratch area {area} lies outside the memory of the dump",
-                area.start,
-                case.scratch.source,
-            )
+            words = f"scratch area {area} lies outside the memory of the dump"
+            yield Observation(words, area.start, _source(case.scratch))
 
 
 def _in_ram(case: Case, area: Extent) -> bool:
-    return any(ram.contains(area.start, area.size) for ram in case.there.source.declared)
+    return any(ram.contains(area.start, area.size) for ram in case.handover.source.declared)
 
 
-@rule(
-    "KHO308",
-    Severity.WARNING,
-    "find who preserved it (owners lists the neighbours): the next kernel never frees it",
-    Need.TREE,
-    Need.TRUSTED,
-    Need.ALL_CLAIMS,
-)
-def orphans(case: Case) -> Iterator[Found]:
+def _source(scratch: Scratch) -> Path:
+    return (Step(StepKind.POINTER, scratch.source),)
+
+
+@tree_rule("KHO308", WARNING, _ORPHAN, Need.ALL_CLAIMS)
+def orphans(case: Case) -> Iterator[Observation]:
     """Every preserved page has an owner.
 
-    Matters: nobody will ever restore or free an orphan: a leak that grows with each handover.
+    Matters: no user restores or frees an orphan: a leak that grows with each handover.
     Causes: a user that failed half-way and did not unpreserve; a stray bit.
-    Enforced by: nobody.
+    Enforced by: no kernel.
     """
-    pages = case.ownership.orphans
-    # A stray block in the wrong place is told as that, by its own rule.
-    shift = case.there.geometry.shift
-    nodes = [(nodes.paddr >> np.uint64(shift)).astype(np.int64) for nodes in case.map_nodes()]
-    pfns = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *nodes]))
-    pages = intervals.subtract(pages, intervals.merge(pfns, pfns + 1))
-    pages = intervals.intersect(pages, case.ram)
-    pages = intervals.subtract(pages, case.doubtful)
-    if case.scratch is not None and case.scratch_trouble is None:
-        pages = intervals.subtract(pages, _pages(case.scratch.areas, shift))
+    # A stray block in the wrong place is reported as that by its own rule.
+    misplaced = [case.map.node_pfns, case.map.doubtful]
+    if case.handover.scratch is not None and case.scratch_trouble is None:
+        misplaced.append(case.map.pages(case.scratch.areas))
+    pages = intervals.intersect(case.claims.ownership.orphans, case.map.ram)
+    pages = intervals.subtract(pages, intervals.union(misplaced))
     return _ranges(case, pages, "is preserved, but nothing points to it: an orphan")
 
 
-@rule("KHO309", Severity.ERROR, "preserve it, or drop the pointer", Need.TREE, Need.TRUSTED)
-def dangling(case: Case) -> Iterator[Found]:
+@tree_rule("KHO309", ERROR, "preserve it, or drop the pointer")
+def dangling(case: Case) -> Iterator[Observation]:
     """Claimed memory is preserved (whatever no more specific rule looks at).
 
-    Matters: the next kernel hands unpreserved pages to anybody; the data is overwritten.
+    Matters: the next kernel allocates unpreserved pages to other users; the data is overwritten.
     Causes: a missing ``kho_preserve_*()`` call; a bit lost in the tree.
     Enforced by: ``kho_restore_page()``, for memory that is restored as folios.
     """
-    return case.unpreserved(but=tuple(SPECIFIC))
+    return case.claims.unpreserved(ClaimKind.STRUCTURE, ClaimKind.CONTENT)
 
 
-@rule(
-    "KHO310",
-    Severity.ERROR,
-    "one of the two pointers is wrong: see addr for both owners",
-    Need.TREE,
-    Need.TRUSTED,
-)
-def shared(case: Case) -> Iterator[Found]:
+@tree_rule("KHO310", ERROR, "one of the two pointers is wrong: see addr for both owners")
+def shared(case: Case) -> Iterator[Observation]:
     """No page has two owners.
 
     Matters: both restore it; the second fails, or both write to it.
     Causes: a stale pointer; a page preserved for two users.
-    Enforced by: nobody.
+    Enforced by: no kernel.
     """
-    shift = case.there.geometry.shift
-    pages = intervals.subtract(case.ownership.shared, case.doubtful)
-    # What reaches too far is told by its own rule, KHO603 or KHO409.
-    told = {found.path.rpartition(" / ")[0] for found in case.unpreserved("region", "blob")}
-    for start, end in itertools.islice(zip(*pages, strict=True), MAX_LISTED):
-        extent = Extent(int(start) << shift, int(end) << shift)
-        claimants = case.index.owners(start, end)
-        if any(one.claim.owner in told for one in claimants):
+    # What reaches too far is reported by its own rule, KHO603 or KHO409.
+    too_far = case.claims.unpreserved_owners(ClaimKind.REGION, ClaimKind.BLOB)
+    for extent, places in itertools.islice(case.claims.shared(), MAX_LISTED):
+        # KHO604, KHO111 and KHO514 report these in more detail.
+        alike = {place.kind for place in places} in ({ClaimKind.REGION}, {ClaimKind.BLOB})
+        if alike or all(is_sessions(place.owner) for place in places):
             continue
-        kinds = {one.claim.what for one in claimants}
-        if kinds in ({"region"}, {"blob"}) or all(is_sessions(one.claim) for one in claimants):
-            continue  # KHO604, KHO111 and KHO514 say that better
-        chains = [one.chain(extent.start, shift) for one in claimants]
-        yield Found(
-            f"{human_size(extent.size)} at {extent} is claimed by {' and by '.join(chains[:2])}",
-            extent.start,
-            chains[0] if chains else "",
-        )
+        if not any(place.owner in too_far for place in places):
+            first, *others = places[:2]
+            by: tuple[str | Place, ...] = (" and by ", *others) if others else ()
+            words = f"{human_size(extent.size)} at {extent} is claimed by "
+            yield Observation((words, first, *by), extent.start, first.path)

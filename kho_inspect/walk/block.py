@@ -2,50 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
+from kho_inspect.geometry import PageGeometry
 from kho_inspect.layouts.block import kho_block_header
-from kho_inspect.layouts.views import parse_record
+from kho_inspect.layouts.views import Layout, parse_record
+from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.identity import Path, Step, StepKind
 from kho_inspect.units import PhysAddr
+from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.pages import ListPage, PageList
-
-if TYPE_CHECKING:
-    from construct import Struct
-
-    from kho_inspect.geometry import PageGeometry
-    from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.walk.faults import FaultLog
 
 _BLOCKS = ListPage(
     "kho_block",
     FaultKind.BLOCK_OUTSIDE,
     FaultKind.BLOCK_NOT_STORED,
+    link="kho_block {at:#x}",
     cycle=(FaultKind.BLOCK_CYCLE, "kho_block {last:#x} links back to block {at:#x}"),
-    misaligned=(FaultKind.BLOCK_MISALIGNED, "kho_block {at:#x} is not aligned to a page"),
+    misaligned=FaultKind.BLOCK_MISALIGNED,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class BlockChain:
-    """The blocks that could be read, and the bytes of their entries in chain order."""
-
-    blocks: tuple[PhysAddr, ...]
-    entries: tuple[memoryview, ...]
 
 
 def walk_blocks(
     memory: PhysicalMemory,
     geometry: PageGeometry,
     first: PhysAddr,
-    entry: Struct,
-    path: str,
+    entry: Layout,
+    path: Path,
     faults: FaultLog,
     limit: int,
-) -> BlockChain:
+) -> tuple[list[PhysAddr], list[memoryview]]:
     """Follow ``next`` from the block at ``first`` (0: an empty chain).
 
+    Returns the blocks that could be read, and the bytes of each of their entries in chain order.
     No block is read twice, and none once there are ``limit`` entries. A block whose ``count`` is
     above what it has room for gives none.
     """
@@ -56,7 +44,7 @@ def walk_blocks(
     entries: list[memoryview] = []
     at = first
     while at and len(entries) < limit:
-        here = f"{path} → block {len(blocks.seen)}"
+        here = (*path, Step(StepKind.BLOCK, len(blocks.addresses)))
         data = blocks.read(at, here)
         if data is None:
             break
@@ -73,4 +61,4 @@ def walk_blocks(
         for offset in range(header_size, header_size + count * entry_size, entry_size):
             entries.append(data[offset : offset + entry_size])
         at = header.next
-    return BlockChain(tuple(blocks.seen), tuple(entries))
+    return list(blocks.addresses), entries

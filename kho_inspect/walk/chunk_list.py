@@ -5,12 +5,14 @@ Source: ``kho_mem_deserialize()`` in ``kernel/kexec_handover.c`` [6.18].
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect import intervals
+from kho_inspect.geometry import PageGeometry
+from kho_inspect.intervals import I64, Intervals
 from kho_inspect.layouts.v1 import (
     PRESERVE_SMALL,
     kho_mem_phys_bits,
@@ -19,27 +21,23 @@ from kho_inspect.layouts.v1 import (
 )
 from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
+from kho_inspect.memory import PhysicalMemory, Presence
+from kho_inspect.model.chunk_list import ChunkList, MapChunk, bitmap_path, chunk_path
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.model.map import ChunkList, MapChunk
+from kho_inspect.model.identity import Step, StepKind
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.bitmap import runs_of_bits
-from kho_inspect.walk.pages import ListPage, PageList
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from kho_inspect.geometry import PageGeometry
-    from kho_inspect.intervals import I64, Intervals
-    from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.walk.faults import FaultLog
+from kho_inspect.walk.faults import FaultLog
+from kho_inspect.walk.pages import ListPage, MapWalker, PageList
 
 _CHUNKS = ListPage(
-    "kho-v1 {path}",
+    "kho-v1 chunk {number}",
     FaultKind.NODE_OUTSIDE,
     FaultKind.NODE_NOT_STORED,
-    cycle=(FaultKind.NODE_CYCLE, "kho-v1 {path} at {at:#x} stands earlier in the list"),
-    misaligned=(FaultKind.NODE_MISALIGNED, "kho-v1 {path} at {at:#x} is not aligned to a page"),
+    link="kho-v1 chunk {number} at {at:#x}",
+    cycle=(FaultKind.NODE_CYCLE, "kho-v1 chunk {number} at {at:#x} stands earlier in the list"),
+    misaligned=FaultKind.NODE_MISALIGNED,
 )
 
 
@@ -64,17 +62,19 @@ def walk_chunks(
         good = walker.check_bitmaps(chunk, number, size)
         kept.append(replace(chunk, phys_start=chunk.phys_start[good], bitmap=chunk.bitmap[good]))
         orders.setdefault(chunk.order, []).append(walker.read_bitmaps(kept[-1], size))
-    runs = {
-        order: intervals.merge(
-            np.concatenate([starts for starts, _ in found]),
-            np.concatenate([ends for _, ends in found]),
-        )
+    runs = [
+        (order, intervals.merge(*map(np.concatenate, zip(*found, strict=True))))
         for order, found in sorted(orders.items())
-    }
-    listed = ChunkList(first, tuple(kept), size, walker.pointers, walker.lost_pages())
-    return listed, Preserved(
-        geometry.shift, {order: run for order, run in runs.items() if len(run[0])}
+    ]
+    listed = ChunkList(
+        root=first,
+        depth=2,
+        pointers=walker.pointers,
+        lost=intervals.merge(*intervals.from_pairs(walker.lost)),
+        chunks=tuple(kept),
+        bitmap_size=size,
     )
+    return listed, Preserved(geometry.shift, {order: run for order, run in runs if len(run[0])})
 
 
 def bitmap_size(geometry: PageGeometry, chunks: list[MapChunk]) -> int:
@@ -85,26 +85,16 @@ def bitmap_size(geometry: PageGeometry, chunks: list[MapChunk]) -> int:
     """
     for chunk in chunks:
         span = np.uint64(min(geometry.page_size << (chunk.order + geometry.shift + 3), 1 << 63))
-        if (chunk.bitmap % np.uint64(geometry.page_size)).any():
-            return PRESERVE_SMALL
-        if (chunk.phys_start % span).any():
+        unaligned = (chunk.bitmap % np.uint64(geometry.page_size)).any()
+        if unaligned or (chunk.phys_start % span).any():
             return PRESERVE_SMALL
     return geometry.page_size
 
 
-class _Walker:
-    def __init__(
-        self, memory: PhysicalMemory, geometry: PageGeometry, faults: FaultLog, limits: Limits
-    ) -> None:
-        self.memory = memory
-        self.geometry = geometry
-        self.faults = faults
-        self.limits = limits
-        self.runs = 0
-        """Runs of set bits found so far."""
-        self.seen: set[int] = set()
-        self.pointers = 0
-        self.lost: list[tuple[int, int]] = []
+@dataclass
+class _Walker(MapWalker):
+    runs: int = 0
+    """Runs of set bits found so far."""
 
     def read_chunks(self, first: PhysAddr) -> list[MapChunk]:
         """Every chunk up to the end of the list, or to the first that cannot be read."""
@@ -113,7 +103,7 @@ class _Walker:
         at = first
         while at:
             self.pointers += 1
-            path = f"chunk {len(chunks)}"
+            path = chunk_path(len(chunks))
             if self.pointers > self.limits.nodes:
                 message = exceeded("bitmaps", "nodes", self.limits.nodes)
                 self.faults.add(FaultKind.LIMIT, message, paddr=at, path=path)
@@ -121,17 +111,17 @@ class _Walker:
             data = pages.read(at, path)
             if data is None:
                 break
-            chunk, at = self.parse_chunk(at, data, path)
+            chunk, at = self.parse_chunk(at, data, len(chunks))
             if chunk is not None:
                 chunks.append(chunk)
                 self.pointers += len(chunk.bitmap)
         if at:
-            self.lost.append((0, 1 << self.geometry.order0_bit))
-        self.seen.update(pages.seen)
+            self.lose_all()
+        self.read_before.update(pages.addresses)
         return chunks
 
     def parse_chunk(
-        self, paddr: PhysAddr, data: memoryview, path: str
+        self, paddr: PhysAddr, data: memoryview, number: int
     ) -> tuple[MapChunk | None, PhysAddr]:
         """The chunk, None when its header is impossible; and the address of the next one."""
         header, element = parse_record(khoser_mem_chunk_hdr, data), dtype_of(khoser_mem_bitmap_ptr)
@@ -145,7 +135,9 @@ class _Walker:
             kind = FaultKind.CHUNK_ORDER
             what = f"order {header.order}, more than any address has room for"
         if kind:
-            self.give_up(kind, f"kho-v1 {path} at {paddr:#x} has {what}", paddr, path)
+            words = f"kho-v1 chunk {number} at {paddr:#x} has {what}"
+            self.faults.add(kind, words, paddr=paddr, path=chunk_path(number))
+            self.lose_all()
             return None, header.next
         elements = np.frombuffer(data, element, count, start)
         chunk = MapChunk(
@@ -157,40 +149,38 @@ class _Walker:
         """Which elements can be read; the others become faults."""
         good = np.zeros(len(chunk.bitmap), dtype=bool)
         stored = self.memory.stored_mask(chunk.bitmap, size)
-        block = 1 << (chunk.order + self.geometry.shift)
-        for index, (start, bitmap) in enumerate(
-            zip(chunk.phys_start.tolist(), chunk.bitmap.tolist(), strict=True)
-        ):
-            path = f"chunk {number} → bitmap {index}"
-            trouble = self.bitmap_trouble(bitmap, size, bool(stored[index]))
-            if trouble is None and (start % block or start + block > 1 << 64):
-                trouble = (
-                    FaultKind.CHUNK_START,
-                    f"covers memory from {start:#x}, not aligned to order {chunk.order}",
-                )
+        pages = size << (3 + chunk.order)
+        top = 1 << self.geometry.order0_bit
+        for index, (start, bitmap) in enumerate(chunk.elements):
+            trouble = self.bitmap_trouble(chunk.order, start, bitmap, size, bool(stored[index]))
             if trouble is None:
                 good[index] = True
-                self.seen.add(bitmap)
+                self.read_before.add(bitmap)
                 continue
+            kind, what = trouble
             first = start >> self.geometry.shift
-            self.lost.append((first, first + (size << (3 + chunk.order))))
-            self.faults.add(
-                trouble[0], f"kho-v1 bitmap at {bitmap:#x} {trouble[1]}", paddr=bitmap, path=path
-            )
+            self.lost.append((first, min(first + pages, top)))
+            words, path = f"kho-v1 bitmap at {bitmap:#x} {what}", bitmap_path(number, index)
+            self.faults.add(kind, words, paddr=bitmap, path=path)
         return good
 
     def bitmap_trouble(
-        self, bitmap: PhysAddr, size: int, stored: bool
+        self, order: int, start: PhysAddr, bitmap: PhysAddr, size: int, stored: bool
     ) -> tuple[FaultKind, str] | None:
+        """What is wrong with an element of a chunk; None for one that can be read."""
         if bitmap % size:
             return FaultKind.NODE_MISALIGNED, f"is not aligned to its {size} bytes"
         if not stored:
             presence = self.memory.presence(bitmap, size)
-            outside = presence.value == "outside"
+            outside = presence is Presence.OUTSIDE
             kind = FaultKind.NODE_OUTSIDE if outside else FaultKind.NODE_NOT_STORED
             return kind, f"is {presence.value} in the dump"
-        if bitmap in self.seen:
+        if bitmap in self.read_before:
             return FaultKind.NODE_ALIASED, "is another element's bitmap, or a chunk"
+        block = 1 << (order + self.geometry.shift)
+        if start % block or start + block > 1 << 64:
+            what = f"covers memory from {start:#x}, not aligned to order {order}"
+            return FaultKind.CHUNK_START, what
         return None
 
     def read_bitmaps(self, chunk: MapChunk, size: int) -> Intervals:
@@ -204,20 +194,15 @@ class _Walker:
         self.runs += len(starts)
         if self.runs > self.limits.runs:
             message = exceeded("runs of preserved pages", "runs", self.limits.runs)
-            self.give_up(FaultKind.LIMIT, message, chunk.paddr, "chunk list")
-        # Beyond the address space there is no page, whatever the bitmap says.
+            path = (Step(StepKind.CHUNK_LIST),)
+            self.faults.add(FaultKind.LIMIT, message, paddr=chunk.paddr, path=path)
+            self.lose_all()
+        # Bits of the bitmap beyond the address space stand for no page.
         limit = 1 << (self.geometry.order0_bit - chunk.order)
         ends = np.minimum(ends, limit)
         inside = starts < ends
         return starts[inside] << chunk.order, ends[inside] << chunk.order
 
-    def give_up(self, kind: FaultKind, message: str, paddr: PhysAddr, path: str) -> None:
-        """A fault that hides the rest of the list, which may have recorded any page."""
+    def lose_all(self) -> None:
+        """Any page may be recorded in the rest of the list, which is not read."""
         self.lost.append((0, 1 << self.geometry.order0_bit))
-        self.faults.add(kind, message, paddr=paddr, path=path)
-
-    def lost_pages(self) -> Intervals:
-        limit = 1 << self.geometry.order0_bit
-        return intervals.merge(
-            *intervals.from_pairs((low, min(high, limit)) for low, high in self.lost)
-        )

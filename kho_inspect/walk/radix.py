@@ -6,32 +6,29 @@ many pointers lead to it, so the work is bounded by the dump's own size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect import intervals
-from kho_inspect.errors import MissingMemoryError
+from kho_inspect.geometry import PageGeometry
+from kho_inspect.intervals import I64, Intervals
 from kho_inspect.layouts.radix import kho_radix_leaf, kho_radix_node
 from kho_inspect.layouts.views import U64Array, dtype_of
 from kho_inspect.limits import DEFAULT_LIMITS, Limits, exceeded
-from kho_inspect.memory import Presence
+from kho_inspect.memory import PhysicalMemory, Presence
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.model.map import RadixTree, TreeLevel
+from kho_inspect.model.identity import Step, StepKind
+from kho_inspect.model.map import WordReader
 from kho_inspect.model.preserved import Preserved
+from kho_inspect.model.radix_tree import RadixTree, TreeLevel, entry_path, node_path
 from kho_inspect.units import PhysAddr, plural
-from kho_inspect.walk.bitmap import runs_of_bits
-from kho_inspect.walk.keys import KeyRuns
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from kho_inspect.geometry import PageGeometry
-    from kho_inspect.intervals import I64, Intervals
-    from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.walk.faults import FaultLog
+from kho_inspect.walk.bitmap import KeyRuns, runs_of_bits
+from kho_inspect.walk.faults import FaultLog
+from kho_inspect.walk.pages import MapWalker
 
 BATCH_BYTES = 1 << 16
 """Node bytes that are held and searched at a time; a hundred times that in between."""
@@ -63,45 +60,42 @@ def walk_radix(
     return tree, Preserved(geometry.shift, walker.runs.result())
 
 
-class _Walker:
-    def __init__(
-        self, memory: PhysicalMemory, geometry: PageGeometry, faults: FaultLog, limits: Limits
-    ) -> None:
-        self.memory = memory
-        self.geometry = geometry
-        self.faults = faults
-        self.limits = limits
-        self.seen: set[int] = set()
-        self.runs = KeyRuns(geometry)
-        self.leaves: TreeLevel | None = None
-        self.pointers = 0
-        self.asked = 0
-        """Pages whose presence was asked for one by one."""
-        self.lost: list[tuple[int, int]] = []
-        """Half-open ranges of keys under pointers that could not be followed."""
+@dataclass
+class _Walker(MapWalker):
+    levels: list[TreeLevel] = field(default_factory=list)
+    """What was read, from the root level down."""
+    looked_up: int = 0
+    """Pages whose presence was looked up one by one."""
+
+    def __post_init__(self) -> None:
+        self.runs = KeyRuns(self.geometry)
 
     def walk(self, root: PhysAddr) -> RadixTree:
         top = self.geometry.levels - 1
-        levels: list[TreeLevel] = []
         paddrs = np.array([root], dtype=np.uint64)
         keys = np.zeros(1, dtype=np.int64)
-        paddrs, keys = self.keep_readable(paddrs, keys, top, None)
-        for number in range(top, -1, -1):
+        paddrs, keys = self.keep_readable(_Pointers(paddrs, keys, top))
+        for level in range(top, -1, -1):
             if not len(paddrs):
                 break
-            if number == 0:
-                used = self.read_leaves(paddrs, keys)
-                self.leaves = TreeLevel(0, paddrs[: len(used)], keys[: len(used)], used)
-                levels.append(self.leaves)
+            children, child_keys = paddrs, keys
+            if level:
+                used, children, child_keys = self.read_tables(paddrs, keys, level)
             else:
-                used, children, child_keys = self.read_tables(paddrs, keys, number, levels)
-                levels.append(TreeLevel(number, paddrs[: len(used)], keys[: len(used)], used))
-                paddrs, keys = children, child_keys
-        lost = self.lost_pages()
-        return RadixTree(root, self.geometry.levels, tuple(levels), self.pointers, lost)
+                used = self.read_leaves(paddrs, keys)
+            self.levels.append(TreeLevel(level, paddrs[: len(used)], keys[: len(used)], used))
+            paddrs, keys = children, child_keys
+        return RadixTree(
+            root=root,
+            depth=self.geometry.levels,
+            pointers=self.pointers,
+            lost=self.lost_pages(),
+            geometry=self.geometry,
+            levels=tuple(self.levels),
+        )
 
     def read_tables(
-        self, paddrs: NDArray[np.uint64], keys: I64, level: int, above: list[TreeLevel]
+        self, paddrs: NDArray[np.uint64], keys: I64, level: int
     ) -> tuple[I64, NDArray[np.uint64], I64]:
         """Entries used per table read, and the readable children of all, in key order."""
         dtype = dtype_of(kho_radix_node(self.geometry))
@@ -114,14 +108,12 @@ class _Walker:
             rows, columns = np.nonzero(tables)
             used.append(np.bincount(rows, minlength=len(tables)))
             pointed = keys[at + rows] | columns << shift
-            # Not only nodes are counted: of pointers to the same few there may be billions.
+            # Pointers count, not only nodes: billions of them may lead to the same few nodes.
             room = max(self.limits.nodes - 1 - self.pointers, 0)
             self.pointers += len(rows)
+            parents = _Parents(paddrs[at : at + batch], rows, columns, self.levels)
             kept = self.keep_readable(
-                tables[rows, columns][:room],
-                pointed[:room],
-                level - 1,
-                _Parents(paddrs[at : at + batch], rows, columns, level, above),
+                _Pointers(tables[rows, columns][:room], pointed[:room], level - 1, parents)
             )
             children.append(kept[0])
             child_keys.append(kept[1])
@@ -151,73 +143,59 @@ class _Walker:
         if len(keys):
             self.lose(keys, level)
             message = exceeded(what, option, getattr(self.limits, option))
-            path = self.geometry.node_path(int(keys[0]), level)
+            path = node_path(self.geometry, int(keys[0]), level)
             self.faults.add(FaultKind.LIMIT, message, path=path, count=len(keys))
 
-    def keep_readable(
-        self, paddrs: NDArray[np.uint64], keys: I64, level: int, parents: _Parents | None
-    ) -> tuple[NDArray[np.uint64], I64]:
-        """The pointers that lead to a page not read before; the others become faults."""
-        page = self.geometry.page_size
-        good = (paddrs & np.uint64(page - 1)) == 0
-        self.report(
-            ~good,
-            FaultKind.NODE_MISALIGNED,
-            f"not aligned to the {page // 1024}K page size",
-            (paddrs, keys, level, parents),
-        )
+    def keep_readable(self, pointers: _Pointers) -> tuple[NDArray[np.uint64], I64]:
+        """Pages that were not read before, and their keys; all other pointers become faults."""
+        page, paddrs = self.geometry.page_size, pointers.paddrs
+        aligned = (paddrs & np.uint64(page - 1)) == 0
+        what = f"not aligned to the {page // 1024}K page size"
+        self.report(pointers, np.flatnonzero(~aligned), FaultKind.NODE_MISALIGNED, what)
         stored = self.memory.stored_mask(paddrs, page)
-        for presence, wrong in self.missing(paddrs, good & ~stored).items():
-            kind, what = _MISSING[presence]
-            self.report(wrong, kind, what, (paddrs, keys, level, parents))
-        good &= stored
-        candidates = np.flatnonzero(good)
-        again = candidates[self.met_before(paddrs[candidates])]
-        above = np.zeros(len(again), dtype=bool)
-        if parents is not None and len(again):
-            above = parents.are_ancestors(again, paddrs[again], keys[again])
-        for indices, kind, what in (
-            (again[above], FaultKind.NODE_CYCLE, "a node on the path that leads here"),
-            (again[~above], FaultKind.NODE_ALIASED, "a node already reached by another path"),
-        ):
-            mask = np.zeros(len(paddrs), dtype=bool)
-            mask[indices] = True
-            self.report(mask, kind, what, (paddrs, keys, level, parents))
-        good[again] = False
-        return paddrs[good], keys[good]
+        missing = self.missing(paddrs, np.flatnonzero(aligned & ~stored))
+        for presence, wrong in missing.items():
+            self.report(pointers, wrong, *_MISSING[presence])
+        good = np.flatnonzero(aligned & stored)
+        repeated = self.is_repeated(paddrs[good])
+        again = good[repeated]
+        above = pointers.lead_up(again)
+        what = "a node on the path that leads here"
+        self.report(pointers, again[above], FaultKind.NODE_CYCLE, what)
+        what = "a node already reached by another path"
+        self.report(pointers, again[~above], FaultKind.NODE_ALIASED, what)
+        good = good[~repeated]
+        return paddrs[good], pointers.keys[good]
 
-    def met_before(self, pages: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    def is_repeated(self, pages: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which pages were read before, or stand earlier among these; all count as read now."""
         values: list[int] = pages.tolist()
         once = dict.fromkeys(values)
-        met = np.zeros(len(pages), dtype=bool)
-        if len(once) < len(values) or not self.seen.isdisjoint(once):
-            met[:] = [page in self.seen for page in values]
+        again = np.zeros(len(pages), dtype=bool)
+        if len(once) < len(values) or not self.read_before.isdisjoint(once):
+            again[:] = [page in self.read_before for page in values]
             first = np.zeros(len(pages), dtype=bool)
             first[np.unique(pages, return_index=True)[1]] = True
-            met |= ~first
-        self.seen.update(once)
-        return met
+            again |= ~first
+        self.read_before.update(once)
+        return again
 
     def missing(
-        self, paddrs: NDArray[np.uint64], wrong: NDArray[np.bool_]
-    ) -> dict[Presence, NDArray[np.bool_]]:
-        """Pages that are not stored, by what the dump says of them."""
-        at = np.flatnonzero(wrong)
-        # A hostile table has hundreds of such pointers: each page is asked for once, and of very
+        self, paddrs: NDArray[np.uint64], wrong: NDArray[np.intp]
+    ) -> dict[Presence, NDArray[np.intp]]:
+        """The ``wrong`` of some pages, which are not stored, by their presence in the dump."""
+        # A hostile table has hundreds of such pointers: each page is looked up once, and of very
         # many only whether they are the machine's memory at all.
-        pages, which = np.unique(paddrs[at], return_inverse=True)
-        asked = pages[: max(0, MAX_LOST - self.asked)].tolist()
-        self.asked += len(asked)
-        said = [self.memory.presence(page, self.geometry.page_size) for page in asked]
-        rest = pages[len(asked) :]
-        inside = np.searchsorted(self.declared, rest, side="right") & 1
-        said += [Presence.NOT_STORED if one else Presence.OUTSIDE for one in inside.tolist()]
-        found = {}
-        for presence in dict.fromkeys(said):
-            found[presence] = np.zeros(len(paddrs), dtype=bool)
-            found[presence][at] = np.array([one is presence for one in said], dtype=bool)[which]
-        return found
+        pages, which = np.unique(paddrs[wrong], return_inverse=True)
+        first = pages[: max(0, MAX_LOST - self.looked_up)].tolist()
+        self.looked_up += len(first)
+        found = [self.memory.presence(page, self.geometry.page_size) for page in first]
+        inside = np.searchsorted(self.declared, pages[len(first) :], side="right") & 1
+        found += [Presence.NOT_STORED if odd else Presence.OUTSIDE for odd in inside.tolist()]
+        return {
+            presence: wrong[np.array([other is presence for other in found])[which]]
+            for presence in dict.fromkeys(found)
+        }
 
     @cached_property
     def declared(self) -> NDArray[np.uint64]:
@@ -237,24 +215,19 @@ class _Walker:
             self.lost += [(key, key + span) for key in keys[:MAX_LOST].tolist()]
 
     def report(
-        self,
-        wrong: NDArray[np.bool_],
-        kind: FaultKind,
-        what: str,
-        pointers: tuple[NDArray[np.uint64], I64, int, _Parents | None],
+        self, pointers: _Pointers, wrong: NDArray[np.intp], kind: FaultKind, what: str
     ) -> None:
-        """One fault for each node that holds pointers gone wrong in the same way."""
+        """One fault for each node that holds pointers gone ``wrong`` in the same way."""
+        if not len(wrong):
+            return
         paddrs, keys, level, parents = pointers
-        bad = np.flatnonzero(wrong)
-        if not len(bad):
-            return
-        self.lose(keys[bad], level)
+        self.lose(keys[wrong], level)
         if parents is None:
-            paddr = int(paddrs[0])
-            self.faults.add(kind, f"tree root {paddr:#x} is {what}", paddr=paddr, path="root")
+            paddr, path = int(paddrs[0]), (Step(StepKind.TREE_NODE),)
+            self.faults.add(kind, f"tree root {paddr:#x} is {what}", paddr=paddr, path=path)
             return
-        rows, firsts, counts = np.unique(parents.rows[bad], return_index=True, return_counts=True)
-        groups = zip(rows.tolist(), bad[firsts].tolist(), counts.tolist(), strict=True)
+        rows, firsts, counts = np.unique(parents.rows[wrong], return_index=True, return_counts=True)
+        groups = zip(rows.tolist(), wrong[firsts].tolist(), counts.tolist(), strict=True)
         for row, first, count in groups:
             target = int(paddrs[first])
             node = f"node {int(parents.paddrs[row]):#x}"
@@ -264,29 +237,28 @@ class _Walker:
                 kind,
                 f"{entry} of {node} points to {target:#x}, {what}{more}",
                 paddr=target,
-                path=self.geometry.node_path(int(keys[first]), level),
+                path=node_path(self.geometry, int(keys[first]), level),
                 count=count,
             )
 
     def check_keys(self) -> None:
         """Keys that decode to no page are faults."""
         if self.runs.no_order:
-            self.faults.add(
-                FaultKind.KEY_NO_ORDER,
-                "key 0 is set: it has no order bit, so it names no page",
-                paddr=self.leaf_of(0),
-                path=self.geometry.entry_path(0, 0),
-            )
+            message = "key 0 is set: it has no order bit, so it names no page"
+            self.report_keys(FaultKind.KEY_NO_ORDER, 0, message)
         if self.runs.too_high is not None:
             key, count = self.runs.too_high
-            self.faults.add(
-                FaultKind.KEY_ORDER_TOO_HIGH,
+            message = (
                 f"{plural(count, 'key')} from {key:#x} have a bit set above the order-0 bit "
-                f"{self.geometry.order0_bit}: no page has such a key",
-                paddr=self.leaf_of(key),
-                path=self.geometry.entry_path(key, 0),
-                count=count,
+                f"{self.geometry.order0_bit}: no page has such a key"
             )
+            self.report_keys(FaultKind.KEY_ORDER_TOO_HIGH, key, message, count)
+
+    def report_keys(self, kind: FaultKind, key: int, message: str, count: int = 1) -> None:
+        """A fault of ``count`` keys that are set, at the leaf and bit of the first."""
+        leaves, path = self.levels[-1], entry_path(self.geometry, key, 0)
+        leaf = int(leaves.paddr[np.searchsorted(leaves.key, key, side="right") - 1])
+        self.faults.add(kind, message, paddr=leaf, path=path, count=count)
 
     def lost_pages(self) -> Intervals:
         """:attr:`lost` as page frames, whatever the order of the keys."""
@@ -300,65 +272,44 @@ class _Walker:
                     pages.append(((start - first) << (top - bit), (end - first) << (top - bit)))
         return intervals.merge(*intervals.from_pairs(pages))
 
-    def leaf_of(self, key: int) -> PhysAddr | None:
-        """The leaf that holds a key's bit."""
-        if self.leaves is None:
-            return None
-        at = int(np.searchsorted(self.leaves.key, key, side="right")) - 1
-        return int(self.leaves.paddr[at])
 
-
-@dataclass(frozen=True, slots=True)
-class _Parents:
+class _Parents(NamedTuple):
     """Which entry of which table each pointer of a batch came from."""
 
     paddrs: NDArray[np.uint64]
+    """The tables of the batch."""
     rows: NDArray[np.intp]
+    """Of each pointer: its table, as an index of ``paddrs``."""
     columns: NDArray[np.intp]
-    level: int
+    """Of each pointer: its entry in the table."""
     above: list[TreeLevel]
     """The levels over the tables', from the root down."""
 
-    def are_ancestors(
-        self, indices: NDArray[np.intp], paddrs: NDArray[np.uint64], keys: I64
-    ) -> NDArray[np.bool_]:
+
+class _Pointers(NamedTuple):
+    """A batch of pointers to nodes of one level."""
+
+    paddrs: NDArray[np.uint64]
+    keys: I64
+    """Lowest key that each node covers."""
+    level: int
+    """The nodes'; 0 for leaves."""
+    parents: _Parents | None = None
+    """None: the pointer to the root."""
+
+    def lead_up(self, indices: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Which of these pointers lead to the table that holds them, or to one above it."""
-        found: NDArray[np.bool_] = self.paddrs[self.rows[indices]] == paddrs
-        for level in self.above:
-            at = np.searchsorted(level.key, keys, side="right") - 1
-            found |= level.paddr[at] == paddrs
+        found = np.zeros(len(indices), dtype=bool)
+        if self.parents is not None and len(indices):
+            paddrs, keys = self.paddrs[indices], self.keys[indices]
+            found |= self.parents.paddrs[self.parents.rows[indices]] == paddrs
+            for level in self.parents.above:
+                at = np.searchsorted(level.key, keys, side="right") - 1
+                found |= level.paddr[at] == paddrs
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One node on the way to a key."""
-
-    level: int
-    paddr: PhysAddr
-    index: int
-    """Entry of the table, or bit of the leaf."""
-    value: int
-    """The entry's content; 0 or 1 in a leaf."""
-
-
-def look_up(memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, key: int) -> list[Step]:
-    """The nodes on the way to ``key``, ending at the first zero entry or unreadable node."""
-    steps: list[Step] = []
-    word_of, paddr = U64Array.element, root
-    for level in range(geometry.levels - 1, -1, -1):
-        index = geometry.index(key, level)
-        word = index >> 6 if level == 0 else index
-        try:
-            if paddr % geometry.page_size:
-                break
-            (value,) = word_of.unpack(memory.read(paddr + word * word_of.size, word_of.size))
-        except MissingMemoryError:
-            break
-        if level == 0:
-            value = value >> (index & 63) & 1
-        steps.append(Step(level, paddr, index, value))
-        if not value:
-            break
-        paddr = value
-    return steps
+def word_reader(memory: PhysicalMemory) -> WordReader:
+    """Reads one word of a node, table entry or bits."""
+    word = U64Array.element
+    return lambda paddr: int(word.unpack(memory.read(paddr, word.size))[0])

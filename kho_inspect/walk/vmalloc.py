@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect.errors import MissingMemoryError
+from kho_inspect.geometry import PageGeometry
 from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc, kho_vmalloc_chunk
+from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.contents import VmallocArea
 from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.identity import Path, Step, StepKind
 from kho_inspect.units import plural
+from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.pages import ListPage, PageList
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from kho_inspect.geometry import PageGeometry
-    from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.walk.faults import FaultLog
 
 _CHUNKS = ListPage(
     "vmalloc chunk",
     FaultKind.VMALLOC_CHUNK_OUTSIDE,
     FaultKind.VMALLOC_CHUNK_NOT_STORED,
+    link="vmalloc chunk {at:#x}",
     cycle=(FaultKind.VMALLOC_CYCLE, "vmalloc chunk {last:#x} links back to chunk {at:#x}"),
-    misaligned=(
-        FaultKind.VMALLOC_CHUNK_MISALIGNED,
-        "vmalloc chunk {at:#x} is not aligned to a page",
-    ),
+    misaligned=FaultKind.VMALLOC_CHUNK_MISALIGNED,
 )
 _NONE = np.empty(0, dtype=np.uint64)
 
@@ -49,7 +44,7 @@ def walk_vmalloc(
     memory: PhysicalMemory,
     geometry: PageGeometry,
     descriptor: SimpleNamespace,
-    path: str,
+    path: Path,
     faults: FaultLog,
     limit: int | None = None,
 ) -> VmallocArea:
@@ -70,11 +65,11 @@ def walk_vmalloc(
     # The writer appends a chunk whenever one is filled to the last slot, so one may be empty.
     most_chunks = (total_pages >> order) // slots + 1
     pages = PageList(_CHUNKS, memory, geometry, faults)
-    chunks = pages.seen
+    chunks = pages.addresses
     pieces: list[NDArray[np.uint64]] = []
     entries, at = 0, first
     while at:
-        here = f"{path} → chunk {len(chunks)}"
+        here = (*path, Step(StepKind.CHUNK, len(chunks)))
         too_long = ""
         if len(chunks) >= most_chunks:
             enough = f"{len(chunks)} chunks, enough for its {plural(total_pages, 'page')}"
@@ -106,7 +101,7 @@ def walk_vmalloc(
     return area
 
 
-def _named_once(phys: NDArray[np.uint64], path: str, faults: FaultLog) -> NDArray[np.uint64]:
+def _named_once(phys: NDArray[np.uint64], path: Path, faults: FaultLog) -> NDArray[np.uint64]:
     """The entries up to the first that stands there a second time.
 
     No area has a page twice, and what names one a million times would be read as often.
@@ -136,7 +131,7 @@ def _used(phys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _check_descriptor(
-    flags: int, order: int, geometry: PageGeometry, path: str, faults: FaultLog
+    flags: int, order: int, geometry: PageGeometry, path: Path, faults: FaultLog
 ) -> bool:
     """Whether the descriptor makes sense enough to be followed."""
     unknown = flags & ~sum(KHO_VMALLOC_FLAGS)
@@ -156,7 +151,7 @@ def _check_descriptor(
 
 
 def _check_alignment(
-    phys: NDArray[np.uint64], order: int, geometry: PageGeometry, path: str, faults: FaultLog
+    phys: NDArray[np.uint64], order: int, geometry: PageGeometry, path: Path, faults: FaultLog
 ) -> None:
     mask = (1 << min(order + geometry.shift, 63)) - 1
     if int(np.bitwise_or.reduce(phys)) & mask:
@@ -175,7 +170,7 @@ def read_area(
 ) -> bytes:
     """The first ``size`` bytes of an area, or as many as stand before the first missing piece.
 
-    Bounded by the pages that the chunks name, whatever ``size`` says.
+    Never more than the pages that the chunks name hold, however large ``size`` is.
     """
     if not len(area.phys):
         return b""

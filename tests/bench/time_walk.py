@@ -14,7 +14,8 @@ from kho_inspect.inspection import open_inputs
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.radix import walk_radix
 
-memory, fdt = open_inputs(sys.argv[1], sys.argv[2])
+opened = open_inputs(sys.argv[1], sys.argv[2])
+memory, fdt = opened.memory, opened.root
 assert fdt.memory_map
 began = time.perf_counter()
 _, preserved = walk_radix(memory, PageGeometry(12, fdt.abi), fdt.memory_map, FaultLog())

@@ -194,11 +194,10 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_format_choices_are_the_formats() -> None:
-    from kho_inspect.cli.options import FORMATS
-    from kho_inspect.memory import FORMATS as KNOWN
-
-    assert ("auto", *KNOWN) == FORMATS
+def test_an_unknown_format_is_answered_with_the_known_ones() -> None:
+    done = kho_inspect(DUMP, DTB, "--format", "vmss")
+    assert done.status == 2
+    assert "'vmss' is not one of auto, raw, elf, lime, kdump" in done.stderr
 
 
 def test_recovered_dtb_reads_like_the_whole_one() -> None:

@@ -120,33 +120,38 @@ def test_kho_test(capture: Capture, blobs: dict[str, Any]) -> None:
 # -- addr
 
 
+def escaped(name: str) -> str:
+    """As one part of an owner's name."""
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
 def claimed(capture: Capture, blobs: dict[str, Any]) -> Iterator[tuple[int, str]]:
     """(address, start of its owner's name) for every kind of owner, from the decoded facts."""
-    yield int(capture.truth["fdt_paddr"], 16), "KHO / root FDT"
+    yield int(capture.truth["fdt_paddr"], 16), "KHO → root FDT"
     for name, blob in blobs.items():
-        yield int(blob["paddr"], 16), f"{name} / blob"
+        yield int(blob["paddr"], 16), f"{name} → blob"
     found = blobs["kho_test"]["decoded"]
     for folio in found["folios"]:
-        yield int(folio["phys"], 16) + 5, "kho_test / test folio"
+        yield int(folio["phys"], 16) + 5, "kho_test → test folio"
     if found["folios_info"]:
-        yield int(found["folios_info"]["first"], 16), "kho_test / folios_info vmalloc chunk"
+        yield int(found["folios_info"]["first"], 16), "kho_test → folios_info vmalloc chunk"
     for region in blobs["memblock"]["decoded"]["reserve_mem"]:
-        yield int(region["start"], 16) + region["size"] - 1, "reserve_mem / tracebuf / region"
+        yield int(region["start"], 16) + region["size"] - 1, "reserve_mem/tracebuf → region"
     if "LUO" not in blobs:
         return
     luo = blobs["LUO"]["decoded"]
     raw = luo["compatible"] == "luo-v5"
-    yield int(luo["sessions_pa"], 16), f"LUO / session {'block' if raw else 'array'}"
+    yield int(luo["sessions_pa"], 16), f"LUO → session {'block' if raw else 'array'}"
     if luo["flb"]:
-        yield int(luo["flbs_pa"], 16), "LUO / FLB array"
+        yield int(luo["flbs_pa"], 16), "LUO → FLB array"
     for session in luo["sessions"]:
-        owner = f"LUO / session {session['name']}"
-        yield int(session["files_pa"], 16), f"{owner} / file {'block' if raw else 'array'}"
+        owner = f"LUO/{escaped(session['name'])}"
+        yield int(session["files_pa"], 16), f"{owner} → file {'block' if raw else 'array'}"
         for file in session["files"]:
-            name = f"{owner} / file {file['token']:#x}"
-            yield int(file["data"], 16), f"{name} / memfd descriptor"
+            name = f"{owner}/{file['token']:#x}"
+            yield int(file["data"], 16), f"{name} → memfd descriptor"
             for chunk in file["memfd"]["folios"]["chunks"]:
-                yield int(chunk, 16), f"{name} / folio table vmalloc chunk"
+                yield int(chunk, 16), f"{name} → folio table vmalloc chunk"
 
 
 def test_addr_names_every_kind_of_owner(capture: Capture, blobs: dict[str, Any]) -> None:
@@ -164,7 +169,7 @@ def test_addr_on_every_page_of_every_memfd(capture: Capture, blobs: dict[str, An
     wanted: list[tuple[int, str, int]] = []
     for session in blobs["LUO"]["decoded"]["sessions"]:
         for file in session["files"]:
-            owner = f"LUO / session {session['name']} / file {file['token']:#x} / folio "
+            owner = f"LUO/{escaped(session['name'])}/{file['token']:#x} → folio "
             for number, folio in enumerate(file["memfd"]["folio_table"]):
                 for at in range(1 << folio["order"]):
                     start = (folio["pfn"] + at) * page + 0x321
@@ -181,6 +186,6 @@ def test_addr_on_every_page_of_every_memfd(capture: Capture, blobs: dict[str, An
             dump.seek(paddr - 0x321 - capture.base)
             lines.append((dump.read(64), offset - 0x321))
     # The first session's files are written from end to end.
-    whole = sum("session vm-alpha " in owner for _, owner, _ in wanted)
+    whole = sum(owner.startswith("LUO/vm-alpha/") for _, owner, _ in wanted)
     assert whole > 1
     assert all(b"offset=%012x " % offset in line for line, offset in lines[:whole])

@@ -66,7 +66,7 @@ def rigged(act: str, where: str, *args: str | Path) -> subprocess.CompletedProce
 
 OPENED = """
     from kho_inspect import inspection
-    before(inspection, "inspect_memory", act)
+    before(inspection, "inspect_opened", act)
 """
 """Both files are open, and nothing was followed."""
 LOCATING = "from kho_inspect.locate import scratch; before(scratch, 'read_scratch', act)"

@@ -7,9 +7,15 @@ from typing import TypeVar
 
 import pytest
 
-from kho_inspect.model.contents import KexecMetadata, KhoTest, Luo, Memblock
+from kho_inspect.decoders.kexec_metadata import KexecMetadata
+from kho_inspect.decoders.kho_test import KhoTest
+from kho_inspect.decoders.memblock import Memblock
+from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Blob, Handover
+from kho_inspect.model.identity import Owner, Step, StepKind, Subsystem
+from kho_inspect.model.luo import Luo, LuoFile
+from kho_inspect.render.names import message_text, path_name
 from tests.support import luo_builder as write
 from tests.support.builder import Image, Tree, fdt_blob
 from tests.support.looking import look, only_fault
@@ -64,6 +70,11 @@ def luo(image: Image, sessions: list[Session], **more: bool) -> write.Luo:
 # -- LUO and memfds
 
 
+def memfd_of(file: LuoFile) -> Memfd:
+    assert isinstance(file.content, Memfd)
+    return file.content
+
+
 @pytest.mark.parametrize(("shift", "abi"), LUO_ABIS)
 def test_sessions_files_and_flbs_read_back(shift: int, abi: str) -> None:
     image = Image(shift, abi)
@@ -81,7 +92,7 @@ def test_sessions_files_and_flbs_read_back(shift: int, abi: str) -> None:
     written = luo(image, sessions)
     found = sound(image, Luo)
     assert found.compatible == ("luo-v5" if abi == "kho-v4" else "luo-v1")
-    assert (found.liveupdate_num, found.serialized) == (1, True)
+    assert (found.liveupdate_num, found.complete()) == (1, True)
     assert (found.sessions_pa, found.flbs_pa) == (written.sessions.first, written.flbs)
     assert [(one.name, one.data, one.count) for one in found.flbs] == [
         ("flb-a", 0xFFFF_FFFF_FFFF_F123, 3)
@@ -96,15 +107,14 @@ def test_sessions_files_and_flbs_read_back(shift: int, abi: str) -> None:
         (0, "memfd-v2"),
     ]
     for file, made in zip(found.files, (small, large, empty), strict=True):
-        memfd = file.memfd
-        assert memfd is not None
+        memfd = memfd_of(file)
         assert (file.data, memfd.paddr, memfd.size) == (made.paddr, made.paddr, len(made.content))
         assert memfd.nr_folios == len(memfd.table) == len(made.folios)
         assert memfd.table.pfn.tolist() == [one.paddr >> shift for one in made.folios]
         assert memfd.table.order.tolist() == [one.order for one in made.folios]
         assert memfd.table.index.tolist() == [one.index for one in made.folios]
         assert list(memfd.folios.chunks) == made.area.chunks
-    memfds = [file.memfd for file in found.files if file.memfd]
+    memfds = [memfd_of(file) for file in found.files]
     assert [(one.pos, one.seals, one.flags) for one in memfds] == [(7, 15, 0), (0, 0, 0), (0, 0, 0)]
     assert [set(one.table.flags.tolist()) for one in memfds] == [{3}, {2}, set()]
 
@@ -115,11 +125,11 @@ def test_memfd_v1_has_neither_seals_nor_flags(shift: int) -> None:
     made = write.memfd(image, write.pattern(3 * image.page_size, 5), version=1, pos=9)
     luo(image, [Session(b"old", [File(5, made)])])
     (file,) = sound(image, Luo).files
-    assert file.memfd is not None
-    assert (file.compatible, file.memfd.compatible) == ("memfd-v1", "memfd-v1")
-    assert (file.memfd.pos, file.memfd.size) == (9, 3 * image.page_size)
-    assert (file.memfd.seals, file.memfd.flags) == (None, None)
-    assert file.memfd.table.index.tolist() == [0, 1, 2]
+    memfd = memfd_of(file)
+    assert (file.compatible, memfd.compatible) == ("memfd-v1", "memfd-v1")
+    assert (memfd.pos, memfd.size) == (9, 3 * image.page_size)
+    assert (memfd.seals, memfd.flags) == (None, None)
+    assert memfd.table.index.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +166,7 @@ def test_no_session_at_all(abi: str) -> None:
     image = Image(12, abi)
     luo(image, [])
     found = sound(image, Luo)
-    assert (found.serialized, found.sessions, len(found.flbs)) == (True, (), 1)
+    assert (found.complete(), found.sessions, len(found.flbs)) == (True, (), 1)
 
 
 @pytest.mark.parametrize("abi", ["kho-v3", "kho-v4"])
@@ -164,7 +174,7 @@ def test_not_serialized_yet_is_no_fault(abi: str) -> None:
     image = Image(12, abi)
     luo(image, [], serialized=False)
     found = sound(image, Luo)
-    assert (found.serialized, found.sessions_pa, found.sessions) == (False, 0, ())
+    assert (found.complete(), found.sessions_pa, found.sessions) == (False, 0, ())
 
 
 def test_luo_v1_without_a_session_node_is_not_serialized() -> None:
@@ -173,7 +183,7 @@ def test_luo_v1_without_a_session_node_is_not_serialized() -> None:
     data = fdt_blob(Tree(b"", props))
     image.subnode("LUO", image.blob(data), len(data))
     found = sound(image, Luo)
-    assert (found.liveupdate_num, found.serialized, found.flbs) == (4, False, ())
+    assert (found.liveupdate_num, found.complete(), found.flbs) == (4, False, ())
 
 
 def test_a_handler_that_nobody_knows_is_shown_and_claims_nothing() -> None:
@@ -182,7 +192,7 @@ def test_a_handler_that_nobody_knows_is_shown_and_claims_nothing() -> None:
     files = [File(1, compatible=b"vfio-pci-v1", data=page), File(2, compatible=b"", data=0)]
     luo(image, [Session(b"vm", files)])
     found = sound(image, Luo)
-    assert [(one.compatible, one.data, one.memfd) for one in found.files] == [
+    assert [(file.compatible, file.data, file.content) for file in found.files] == [
         ("vfio-pci-v1", page, None),
         ("", 0, None),
     ]
@@ -208,30 +218,50 @@ def test_an_unknown_luo_is_shown_as_it_is(data: bytes, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "kind"),
+    ("name", "data", "kind", "owner"),
     [
-        ("hugetlb", b"\x01\x02\x03", "data"),
-        ("pci", fdt_blob(Tree(b"", [(b"compatible", b"pci-v1\0")])), "fdt"),
-        ("other", fdt_blob(Tree(b"", [(b"compatible", b"luo-v1\0")])), "fdt"),
-        ("memblock", fdt_blob(Tree(b"", [(b"compatible", b"memblock-v9\0")])), "fdt"),
-        ("kho_test", b"not an fdt", "data"),
+        ("hugetlb", b"\x01\x02\x03", "data", Owner(Subsystem.SUBNODE, ("hugetlb",))),
+        (
+            "pci",
+            fdt_blob(Tree(b"", [(b"compatible", b"pci-v1\0")])),
+            "fdt",
+            Owner(Subsystem.SUBNODE, ("pci",)),
+        ),
+        (
+            "other",
+            fdt_blob(Tree(b"", [(b"compatible", b"luo-v1\0")])),
+            "fdt",
+            Owner(Subsystem.SUBNODE, ("other",)),
+        ),
+        (
+            "memblock",
+            fdt_blob(Tree(b"", [(b"compatible", b"memblock-v9\0")])),
+            "fdt",
+            Owner(Subsystem.MEMBLOCK),
+        ),
+        ("kho_test", b"not an fdt", "data", Owner(Subsystem.KHO_TEST)),
     ],
 )
-def test_an_unknown_blob_is_no_fault_and_owns_its_page(name: str, data: bytes, kind: str) -> None:
+def test_an_unknown_blob_is_no_fault_and_owns_its_page(
+    name: str, data: bytes, kind: str, owner: Owner
+) -> None:
     image = Image()
     image.subnode(name, image.blob(data), len(data))
     handover = seen(image)
     assert handover.faults == ()
     assert (only_blob(handover).kind, only_blob(handover).content) == (kind, None)
-    ownership = handover.ownership
-    assert [(one.name, one.bytes) for one in ownership.owners] == [(name, 4096), ("KHO", 4096)]
+    assert only_blob(handover).owner == owner
+    assert [(share.owner, share.bytes) for share in handover.ownership.shares] == [
+        (owner, 4096),
+        (Owner(Subsystem.KHO), 4096),
+    ]
 
 
 def test_a_luo_blob_too_short_for_its_struct() -> None:
     image = Image()
     image.subnode("LUO", image.blob(b"luo-v5\0\0" + bytes(23)), 31)
     handover = seen(image)
-    assert only_fault(handover, FaultKind.LUO_SHORT).path == "/LUO"
+    assert path_name(only_fault(handover, FaultKind.LUO_SHORT).path) == "sub-node LUO"
     assert only_blob(handover).content is None
 
 
@@ -242,12 +272,12 @@ def test_more_folios_than_the_table_has(lie: int) -> None:
     luo(image, [Session(b"vm", [File(1, made)])])
     handover = seen(image)
     fault = only_fault(handover, FaultKind.MEMFD_FOLIOS)
-    assert f"{lie:,}" in fault.message
+    assert f"{lie:,}" in message_text(fault.message)
     (file,) = content(handover, Luo).files
-    assert file.memfd is not None
+    memfd = memfd_of(file)
     # The table's one page has room for 256 entries, of which two are real.
-    assert (file.memfd.nr_folios, len(file.memfd.table)) == (lie, 256)
-    assert file.memfd.table.pfn.tolist()[2:] == [0] * 254
+    assert (memfd.nr_folios, len(memfd.table)) == (lie, 256)
+    assert memfd.table.pfn.tolist()[2:] == [0] * 254
 
 
 def test_page_frame_0_is_a_hole_that_claims_nothing() -> None:
@@ -258,9 +288,9 @@ def test_page_frame_0_is_a_hole_that_claims_nothing() -> None:
     luo(image, [Session(b"vm", [File(1, made)])])
     found = sound(image, Luo)
     (file,) = found.files
-    assert file.memfd is not None
-    assert file.memfd.table.pfn.tolist()[2] == 0
-    assert file.memfd.table.order.tolist() == [0, 0, -1]
+    memfd = memfd_of(file)
+    assert memfd.table.pfn.tolist()[2] == 0
+    assert memfd.table.order.tolist() == [0, 0, -1]
 
 
 def test_unknown_folio_flags_and_seals_survive() -> None:
@@ -270,9 +300,9 @@ def test_unknown_folio_flags_and_seals_survive() -> None:
     )
     luo(image, [Session(b"vm", [File(1, made)])])
     (file,) = sound(image, Luo).files
-    assert file.memfd is not None
-    assert (file.memfd.seals, file.memfd.flags) == (0x8000_0001, 0xFFFF_FFFF)
-    assert file.memfd.table.flags.tolist() == [0xFFF]
+    memfd = memfd_of(file)
+    assert (memfd.seals, memfd.flags) == (0x8000_0001, 0xFFFF_FFFF)
+    assert memfd.table.flags.tolist() == [0xFFF]
 
 
 # -- kho_test
@@ -333,7 +363,8 @@ def test_kho_test_without_a_property(missing: bytes) -> None:
     write.kho_test(image, FOLIOS, leave_out=[missing])
     handover = seen(image)
     assert FaultKind.KHO_TEST_PROPERTY in {fault.kind for fault in handover.faults}
-    assert all(fault.path.startswith("/kho_test/data") for fault in handover.faults)
+    data = (Step(StepKind.SUBNODE, "kho_test"), Step(StepKind.NODE, "data"))
+    assert all(fault.path[:2] == data for fault in handover.faults)
     found = content(handover, KhoTest)
     if missing == b"csum":
         assert (found.csum, found.checksum_ok, len(found.phys)) == (None, None, 3)
@@ -378,7 +409,8 @@ def test_metadata_too_short(size: int) -> None:
     image = Image()
     write.metadata(image, b"7.3.4", 1, size=size)
     handover = seen(image)
-    assert only_fault(handover, FaultKind.METADATA_SHORT).path == "/kexec-metadata"
+    fault = only_fault(handover, FaultKind.METADATA_SHORT)
+    assert path_name(fault.path) == "sub-node kexec-metadata"
     assert only_blob(handover).content is None
 
 
@@ -417,8 +449,8 @@ def test_a_region_with_a_bad_property(name: bytes, value: bytes | None) -> None:
     write.memblock(image, [(b"bad", bad), (b"good", props)])
     handover = seen(image)
     fault = only_fault(handover, FaultKind.MEMBLOCK_PROPERTY)
-    assert fault.path == "/memblock/bad"
-    assert name.decode() in fault.message
+    assert path_name(fault.path) == "sub-node memblock → region bad"
+    assert name.decode() in message_text(fault.message)
     first, second = content(handover, Memblock).regions
     assert getattr(first, name.decode()) is None
     assert (second.start, second.size) == (good, 4096)
@@ -429,6 +461,8 @@ def test_a_region_of_another_kind_claims_nothing() -> None:
     props = [(b"compatible", b"reserve-mem-v2\0"), (b"start", u64(1 << 40)), (b"size", u64(4096))]
     write.memblock(image, [(b"later", props), (b"bare", [])])
     handover = seen(image)
-    assert {fault.path for fault in handover.faults} == {"/memblock/bare"}
+    assert {path_name(fault.path) for fault in handover.faults} == {
+        "sub-node memblock → region bare"
+    }
     assert handover.ownership.size(handover.ownership.dangling) == 0
     assert [one.compatible for one in content(handover, Memblock).regions] == ["reserve-mem-v2", ""]

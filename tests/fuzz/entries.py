@@ -15,19 +15,20 @@ from typing import cast
 
 from kho_inspect import fdt as fdt_module
 from kho_inspect.abi import BY_COMPATIBLE
-from kho_inspect.checking import CheckOptions, build_case
 from kho_inspect.errors import FdtError, KhoError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry, page_size_name
-from kho_inspect.inspection import Options, inspect_memory
+from kho_inspect.inspection import Opened, Options, case_of, inspect_opened
 from kho_inspect.intervals import intersect, total
 from kho_inspect.locate.root_fdt import read_root_fdt
 from kho_inspect.memory import PhysicalMemory, RamBlock, open_memory
 from kho_inspect.memory.mapped import MappedMemory
+from kho_inspect.model.chunk_list import ChunkList
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.handover import Handover
-from kho_inspect.model.map import ChunkList
+from kho_inspect.model.identity import Step, StepKind
 from kho_inspect.recover.selectors import all_items
+from kho_inspect.render.names import message_text, path_name
 from kho_inspect.rules.engine import judge
 from kho_inspect.units import Extent
 from kho_inspect.walk.chunk_list import walk_chunks
@@ -204,8 +205,8 @@ def _vmalloc(seed: MemorySeed, cursor: Cursor) -> None:
         descriptor = parse_vmalloc(memory.read(seed.root, 16))
     except KhoError:
         return
-    faults = FaultLog()
-    area = walk_vmalloc(cast(PhysicalMemory, memory), geometry, descriptor, "area", faults)
+    faults, path = FaultLog(), (Step(StepKind.SUBNODE, "area"),)
+    area = walk_vmalloc(cast(PhysicalMemory, memory), geometry, descriptor, path, faults)
     assert memory.given <= 2 * len(patched.data), "chunks were read again"
     assert len(set(area.phys.tolist())) == len(area.phys)
     assert len(set(area.chunks)) == len(area.chunks)
@@ -226,10 +227,12 @@ def blobs(data: bytes) -> None:
     memory = memory_of(seed, patched)
     with file_of(patched.data[seed.dtb_at :]) as path, suppress(KhoError):
         root = read_root_fdt(path, memory, accept_unknown=True)
-        handover = inspect_memory(memory, root, options)
+        handover = inspect_opened(Opened(memory, root), options)
         check_handover(handover)
-        verdict = judge(build_case(memory, handover, CheckOptions()))
-        assert all(finding.message for finding in verdict.findings)
+        verdict = judge(case_of(handover))
+        for finding in verdict.findings:
+            assert message_text(finding.message)
+            assert path_name(finding.path).isprintable()
 
 
 def check_handover(handover: Handover) -> None:

@@ -343,11 +343,9 @@ def _kdump(name: str, block: int = PAGE, **options: object) -> Seed:
 
 @cache
 def kdump_files() -> tuple[Seed, ...]:
-    """kdump-compressed files of several ages and codecs, and flattened ones."""
+    """kdump-compressed files of several codecs, and flattened ones."""
     made = [
         _kdump("v6"),
-        _kdump("v1", version=1),
-        _kdump("diskdump", signature=b"DISKDUMP", one_bitmap=True),
         _kdump("16K", block=4 * PAGE),
         _kdump("stored", flag=0),
     ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from kho_inspect.errors import ExcludedMemoryError, MissingMemoryError, OutsideMemoryError
 from kho_inspect.memory import PhysicalMemory, Presence
-from kho_inspect.model.map import ChunkList, RadixTree
+from kho_inspect.model.map import PreservedMap
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import Extent
 from tests.fuzz.patches import ALL_ONES
@@ -115,7 +115,7 @@ def check_runs(starts: Any, ends: Any, limit: int) -> None:
         assert ends[-1] <= limit
 
 
-def check_preserved(preserved: Preserved, tree: RadixTree | ChunkList | None) -> None:
+def check_preserved(preserved: Preserved, tree: PreservedMap | None) -> None:
     """Runs are merged, and whole blocks of their order."""
     limit = 1 << (64 - preserved.page_shift)
     for order, (starts, ends) in preserved.runs.items():

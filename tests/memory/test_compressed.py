@@ -127,19 +127,19 @@ def test_any_data_comes_out_as_it_went_in(
     tmp_path_factory: pytest.TempPathFactory,
     shape: list[tuple[bool, int]],
     packing: str,
-    piece: int,
+    fed: int,
 ) -> None:
     rng = random.Random(len(shape))
     data = b"raw." + b"".join(rng.randbytes(n) if full else bytes(n) for full, n in shape)
     path = tmp_path_factory.mktemp("any") / "dump"
     half = len(data) // 2
     path.write_bytes(PACKERS[packing](data[:half]) + PACKERS[packing](data[half:]))
-    before = compressed.PIECE
+    before = compressed.FED, compressed.PIECE
     try:
-        compressed.PIECE = piece
+        compressed.FED, compressed.PIECE = fed, 2 * fed
         memory = open_memory(str(path))
     finally:
-        compressed.PIECE = before
+        compressed.FED, compressed.PIECE = before
     assert memory.read(0, len(data)) == data
 
 
@@ -202,12 +202,6 @@ def test_raw_memory_that_only_starts_like_a_stream_is_raw_when_asked_for(
     assert (memory.format, memory.size) == ("raw", PAGE)
 
 
-def test_compressed_twice_is_said(dump: Path, packing: str) -> None:
-    dump.write_bytes(gzip.compress(PACKERS[packing](b"raw." * PAGE)))
-    with pytest.raises(UnreadableInputError, match=f"compressed twice, with {packing}"):
-        open_memory(str(dump))
-
-
 @pytest.mark.parametrize("seed", range(8))
 def test_flipped_bits_end_in_words(image: Image, dump: Path, packing: str, seed: int) -> None:
     image.write_elf(dump)
@@ -232,7 +226,7 @@ def test_a_disk_too_small_is_refused(
     dump: Path, packing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dump.write_bytes(PACKERS[packing](random.Random(3).randbytes(1 << 20)))
-    monkeypatch.setattr(compressed, "_free_bytes", lambda fd: compressed.RESERVE)
+    monkeypatch.setattr(compressed, "_free_bytes", lambda fd: compressed.RESERVE - 1)
     with pytest.raises(UnreadableInputError, match="No space left on device") as caught:
         open_memory(str(dump))
     assert "set TMPDIR to a larger disk" in (caught.value.hint or "")
@@ -285,7 +279,7 @@ def test_zstd_without_its_module_says_how_to_get_it(
     with pytest.raises(UnreadableInputError, match="needs the Python module zstandard") as caught:
         open_memory(str(dump))
     assert "pip install 'kho-inspect[zstd]'" in (caught.value.hint or "")
-    assert "unzstd" in (caught.value.hint or "")
+    assert "zstd -d" in (caught.value.hint or "")
     assert str(dump) in caught.value.message
 
 

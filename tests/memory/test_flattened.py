@@ -122,9 +122,14 @@ def test_a_flattened_file_of_another_kind_is_refused(dump: Path) -> None:
     refused(dump, "ends within its header")
 
 
-def test_records_of_hardly_any_bytes_are_refused(dump: Path) -> None:
-    write_flattened(dump, [(at, b"x") for at in range(75_000)])
-    refused(dump, "of hardly any bytes each")
+def test_records_of_hardly_any_bytes_are_not_all_read(dump: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    end = dump.stat().st_size
+    write_flattened(flat, [(0, dump.read_bytes()), *((end + at, b"x") for at in range(75_000))])
+    memory = open_memory(str(flat))
+    assert "they are of hardly any bytes each" in memory.notes[0]
+    assert memory.size < end + 75_000
+    assert memory.read(0x101000, PAGE) == PAGES[0x101]
 
 
 def test_a_gap_of_terabytes_is_not_filled_with_zeros(dump: Path, tmp_path: Path) -> None:

@@ -184,10 +184,11 @@ def test_a_file_that_nobody_may_open_is_said(
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc here")
-def test_a_file_that_only_says_it_is_empty_is_not_called_empty() -> None:
+def test_a_file_that_only_says_it_is_empty_is_to_be_copied() -> None:
     result = in_process("show", "/proc/self/maps", DTB)
     assert result.status == 3
-    assert "it says that it is empty, and is not" in result.stderr
+    assert "/proc/self/maps is empty" in result.stderr
+    assert "Of /proc or /sys: copy it first" in result.stderr
     result = in_process("show", DUMP, "/proc/self/maps")
     assert (result.status, "magic is" in result.stderr) == (3, True)
 

@@ -18,7 +18,6 @@ from kho_inspect.limits import Limits
 from kho_inspect.locate import scan
 from kho_inspect.memory import Presence, elf_core, mapped, open_memory
 from kho_inspect.memory.kcore import open_kcore
-from kho_inspect.model.contents import Memblock
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.units import Extent
 from tests.support import luo_builder as write
@@ -67,11 +66,12 @@ def test_live_memory_that_overlaps_may_differ(tmp_path: Path) -> None:
 def test_overlaps_are_compared_within_a_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped, "MAX_COMPARED", 2 * PAGE)
-    ram = Segment(0, bytes(16 * PAGE))
-    first = [Segment(at * PAGE, b"\1" * PAGE) for at in range(4)]
-    (note,) = open_memory(str(overlap(tmp_path, ram, *first))).notes
-    assert "overlap at 0x0, and at 1 place more" in note
+    segments = [Segment(0, bytes(16 * PAGE)), Segment(0, bytes(PAGE)), Segment(PAGE, b"x" * PAGE)]
+    path = overlap(tmp_path, *segments)
+    (note,) = open_memory(str(path)).notes
+    assert "overlap at 0x1000, with different contents" in note
+    monkeypatch.setattr(mapped, "MAX_COMPARED", PAGE)
+    assert open_memory(str(path)).notes == ()
 
 
 def test_overlapping_ranges_of_a_lime_file_are_told(tmp_path: Path) -> None:
@@ -104,14 +104,17 @@ def headers(path: Path, rows: Sequence[tuple[int, int, int, int]], data: bytes =
     return path
 
 
-def test_one_piece_of_a_file_is_one_piece_of_memory(tmp_path: Path) -> None:
+def test_no_file_is_more_memory_than_it_has_bytes(tmp_path: Path) -> None:
     rows = [(0, at << 30, 2 * PAGE, 2 * PAGE) for at in range(1000)]
-    path = headers(tmp_path / "dump.elf", [*rows, (PAGE, 1 << 50, 2 * PAGE, 0)], b"x" * 3 * PAGE)
-    memory = open_memory(str(path))
-    assert memory.stored == (Extent(0, 2 * PAGE), Extent((1 << 50) + PAGE, (1 << 50) + 2 * PAGE))
-    assert len(memory.declared) == 1001
-    assert memory.presence(1 << 30) is Presence.NOT_STORED
-    assert "1,000 of 1,001 segments stand on bytes of the file" in memory.notes[0]
+    memory = open_memory(str(headers(tmp_path / "dump.elf", rows, b"x" * 2 * PAGE)))
+    stored = sum(extent.size for extent in memory.stored)
+    assert stored == memory.size == 2 * PAGE + 64 + 1000 * 56 + 64
+    assert len(memory.declared) == 1000
+    assert memory.presence(0, 2 * PAGE) is Presence.STORED
+    assert memory.presence(999 << 30) is Presence.NOT_STORED
+    (note,) = memory.notes
+    assert "its segments share bytes of the file" in note
+    assert "of 1,000 are not read to their end" in note
 
 
 def test_segments_that_wrap_around_are_clipped(tmp_path: Path) -> None:
@@ -137,7 +140,7 @@ def test_more_segments_than_any_machine_has_are_refused(
     path = headers(tmp_path / "dump.elf", [(0, at << 20, 0, PAGE) for at in range(100)])
     assert len(open_memory(str(path)).declared) == 100
     monkeypatch.setattr(elf_core, "MAX_SEGMENTS", 99)
-    with pytest.raises(UnreadableInputError, match="has 100 program headers, more than the 99"):
+    with pytest.raises(UnreadableInputError, match="100 program headers are more than the 99"):
         open_memory(str(path))
 
 
@@ -180,7 +183,11 @@ def test_one_tree_of_many_tokens_under_many_names_is_parsed_within_the_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fdt, "MAX_TOKENS", 5000)
-    monkeypatch.setattr(fdt.Tokens, "__init__", lambda tokens: setattr(tokens, "left", 5000))
+
+    def begin(tokens: fdt.Tokens, left: int = 5000) -> None:
+        tokens.left = left
+
+    monkeypatch.setattr(fdt.Tokens, "__init__", begin)
     image = Image()
     inner = fdt_container(ROOT + NOP * 2000 + END_NODE + END)
     paddr = image.blob(inner)
@@ -203,7 +210,7 @@ def test_regions_without_number_are_looked_at_within_the_budget(
     write.memblock(image, regions)
     handover = look(image, image.finish())
     found = [blob.content for blob in handover.blobs]
-    assert [len(one.regions) for one in found if isinstance(one, Memblock)] == [4, 1]
+    assert [len(one.regions) for one in found if isinstance(one, memblock.Memblock)] == [4, 1]
     (message,) = messages(handover, FaultKind.LIMIT)
     assert message.startswith("3 regions behind the first 1 not looked at")
 

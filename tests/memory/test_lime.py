@@ -106,8 +106,8 @@ def test_a_broken_chain_is_noted_and_what_came_before_is_read(
 
 @pytest.mark.parametrize(
     "content",
-    [b"EMiL", lime_header(0, 0).ljust(4096, b"\0"), lime_header(5, 4), lime_header(0, 9, 1, 1)],
-    ids=["magic alone", "one byte, then nothing", "backwards", "no magic"],
+    [b"EMiL", lime_header(5, 4), lime_header(0, 9, 1, 1)],
+    ids=["magic alone", "backwards", "no magic"],
 )
 def test_what_only_looks_like_lime_is_refused(dump: Path, content: bytes) -> None:
     dump.write_bytes(content)

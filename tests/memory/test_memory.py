@@ -335,7 +335,7 @@ def test_what_is_no_dump_file_is_refused_in_words(dump: Path, kind: str) -> None
         (b"\xfd7zXZ\0", "xz"),
         (b"KDUMP   ", "kdump"),
         (b"makedumpfile\0", "kdump"),
-        (b"EMiL\x01\0\0\0", "LiME"),
+        (b"EMiL\x02\0\0\0", "LiME"),
         (b"\xd0\x0d\xfe\xed\0\0\x01\0", "device tree"),
     ],
 )

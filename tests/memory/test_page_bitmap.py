@@ -11,22 +11,17 @@ from hypothesis import strategies as st
 
 from kho_inspect.memory import page_bitmap
 from kho_inspect.memory.files import MappedFile
-from kho_inspect.memory.page_bitmap import PageBitmap, fewer_runs
+from kho_inspect.memory.page_bitmap import fewer_runs, set_bits
 
 
 @settings(deadline=None)
 @given(
     st.sets(st.integers(0, 30000), max_size=60),
     st.integers(0, 40),
-    st.lists(st.integers(-5, 31000), max_size=30),
     st.sampled_from([256, 1024, 1 << 20]),
 )
 def test_a_bitmap_is_the_set_of_its_bits(
-    tmp_path_factory: pytest.TempPathFactory,
-    pfns: set[int],
-    more: int,
-    asked: list[int],
-    chunk: int,
+    tmp_path_factory: pytest.TempPathFactory, pfns: set[int], more: int, chunk: int
 ) -> None:
     pages = max(pfns, default=0) + 1 + more
     path = tmp_path_factory.mktemp("bitmap") / "bits"
@@ -45,23 +40,15 @@ def test_a_bitmap_is_the_set_of_its_bits(
     before = page_bitmap._CHUNK
     try:
         page_bitmap._CHUNK = chunk
-        bitmap = PageBitmap(MappedFile(str(path)), 100, pages)
-        starts, ends = bitmap.runs(1 << 20)
+        starts, ends = set_bits(MappedFile(str(path)), 100, pages)
     finally:
         page_bitmap._CHUNK = before
-    assert bitmap.total == len(pfns)
-    ordered = sorted(pfns)
-    assert [pfn for run in zip(starts, ends, strict=True) for pfn in range(*run)] == ordered
-    assert bitmap.select(np.arange(len(pfns))).tolist() == ordered
-    assert bitmap.contains(np.array(asked, dtype=np.int64)).tolist() == [at in pfns for at in asked]
-    for at in asked:
-        if at >= 0:
-            assert bitmap.rank(at) == sum(pfn < at for pfn in pfns)
-            assert bitmap.all_set(at, at + 1) == ({at, at + 1} <= pfns)
+    assert [pfn for run in zip(starts, ends, strict=True) for pfn in range(*run)] == sorted(pfns)
+    assert (starts[1:] > ends[:-1]).all()
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1), st.integers(1, 8))
-def test_fewer_runs_cover_the_same_with_the_widest_gaps_kept(
+def test_fewer_runs_cover_the_same_with_the_wider_gaps_kept(
     shape: list[tuple[int, int]], limit: int
 ) -> None:
     at, runs = 0, []
@@ -69,8 +56,9 @@ def test_fewer_runs_cover_the_same_with_the_widest_gaps_kept(
         runs.append((at + gap, at + gap + length))
         at += gap + length
     starts, ends = fewer_runs((np.array(runs)[:, 0], np.array(runs)[:, 1]), limit)
-    assert len(starts) == min(limit, len(runs))
+    assert 0 < len(starts) <= limit
     assert (starts[0], ends[-1]) == (runs[0][0], runs[-1][1])
     gaps = sorted(b[0] - a[1] for a, b in itertools.pairwise(runs))
     kept = sorted((starts[1:] - ends[:-1]).tolist())
     assert kept == gaps[len(gaps) - len(kept) :]
+    assert len(runs) > limit or len(starts) == len(runs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 
 from kho_inspect import intervals
 from kho_inspect.inspection import Options, inspect
-from kho_inspect.model.claims import Claim, Ownership
+from kho_inspect.model.claims import Claim, Claims, OwnerIndex, Ownership
 from kho_inspect.model.handover import Handover
+from kho_inspect.model.identity import ClaimKind, Owner, Place, Subsystem
 from kho_inspect.model.preserved import Preserved
-from kho_inspect.ownership.account import account, account_more
-from kho_inspect.ownership.index import OwnerIndex
+from kho_inspect.ownership.account import account, unclaimed
+from kho_inspect.ownership.claims import ClaimLog
+from kho_inspect.render.names import owner_name
 from tests.support import luo_builder as write
 from tests.support.builder import Image
 from tests.support.captures import Capture
@@ -66,8 +69,18 @@ def members(found: intervals.Intervals) -> set[int]:
     return pages_of(zip(found[0].tolist(), found[1].tolist(), strict=True))
 
 
-def without(claims: Sequence[Claim], number: int) -> list[Claim]:
-    return [*claims[:number], *claims[number + 1 :]]
+def log_without(claims: Claims, number: int) -> ClaimLog:
+    """A log of all the claims but one."""
+    log = ClaimLog(claims.page_shift)
+    for at, claim in enumerate(claims):
+        if at != number:
+            enter(log, claim)
+    return log
+
+
+def enter(log: ClaimLog, claim: Claim) -> None:
+    pages = claim.ends - claim.starts
+    log.add_many(claim.owner, claim.kind, claim.starts, pages, claim.file_index)
 
 
 # -- real captures
@@ -130,13 +143,13 @@ def assert_removing_a_claim_orphans_its_pages(handover: Handover) -> None:
     before = members(handover.ownership.orphans)
     assert before == blocks.pages - set(times)
     for number, pages in enumerate(owned):
-        left = without(claims, number)
+        left = log_without(claims, number).result()
         alone = {pfn for pfn in pages & blocks.pages if times[pfn] == 1}
         assert members(account(handover.preserved, left).orphans) == before | alone
 
 
 def assert_same_account(one: Ownership, other: Ownership) -> None:
-    assert one.owners == other.owners
+    assert set(one.shares) == set(other.shares)
     for name in ("owned", "orphans", "dangling", "shared"):
         assert members(getattr(one, name)) == members(getattr(other, name)), name
 
@@ -144,10 +157,11 @@ def assert_same_account(one: Ownership, other: Ownership) -> None:
 def test_a_claim_added_later_counts_as_if_it_had_been_there(handover: Handover) -> None:
     preserved, claims = handover.preserved, handover.claims
     for number in range(len(claims)):
-        left = without(claims, number)
-        everything = [*left, claims[number]]
-        more = account_more(preserved, everything, account(preserved, left))
-        assert_same_account(more, account(preserved, everything))
+        log = log_without(claims, number)
+        left = log.result()
+        assert members(unclaimed(preserved, left)) == members(account(preserved, left).orphans)
+        enter(log, claims[number])
+        assert_same_account(account(preserved, log.result()), handover.ownership)
 
 
 def test_removing_any_one_claim_orphans_exactly_its_pages(handover: Handover) -> None:
@@ -165,12 +179,12 @@ def test_a_built_handover_is_all_owned(rich: Handover) -> None:
     assert ownership.size(ownership.owned) == rich.preserved.bytes
     # The one page under two files is counted for both.
     assert ownership.size(ownership.shared) == 4096
-    assert sum(owner.bytes for owner in ownership.owners) == rich.preserved.bytes + 4096
+    assert sum(share.bytes for share in ownership.shares) == rich.preserved.bytes + 4096
 
 
 def some_pages(handover: Handover) -> Iterator[tuple[Claim, int, int]]:
     """A preserved block (pfn, order) under one claim of each kind."""
-    kinds = {(claim.owner.split(" / ")[0], claim.what): claim for claim in handover.claims}
+    kinds = {(claim.owner.top, claim.kind): claim for claim in handover.claims}
     for claim in kinds.values():
         pfn = int(claim.starts[-1])
         (block,) = handover.preserved.blocks_at(pfn << handover.geometry.shift)
@@ -185,7 +199,7 @@ def test_a_cleared_bit_makes_its_pages_dangle_and_names_their_owner(
     image, shift = image_of(capture), handover.geometry.shift
     for claim, pfn, order in some_pages(handover):
         # Without its page's bit the root FDT is found by the truncated file alone.
-        dtb = (capture.short_dtb if claim.what == "root FDT" else capture.dtb).read_bytes()
+        dtb = (capture.short_dtb if claim.kind is ClaimKind.ROOT_FDT else capture.dtb).read_bytes()
         flip_key(image, pfn << shift, order)
         files = save(image, tmp_path, dtb)
         found = document("owners", *files)["ownership"]
@@ -195,12 +209,11 @@ def test_a_cleared_bit_makes_its_pages_dangle_and_names_their_owner(
         assert found["dangling_bytes"] == len(expected) << shift
         assert found["orphan_bytes"] == 0
         (one,) = lost.values()
-        assert any(owner.startswith(f"{claim.owner} / {claim.what}") for owner in one["owners"])
+        name = f"{owner_name(claim.owner)} → {claim.kind.value}"
+        assert any(owner.startswith(name) for owner in one["owners"])
         (info,) = document("addr", *files, one["start"])["addresses"]
         assert not info["preserved"]
-        assert any(
-            owner["owner"].startswith(f"{claim.owner} / {claim.what}") for owner in info["owners"]
-        )
+        assert any(owner["owner"].startswith(name) for owner in info["owners"])
         flip_key(image, pfn << shift, order)
 
 
@@ -239,8 +252,8 @@ def test_a_page_under_two_files_is_shared_and_names_both(tmp_path: Path) -> None
             "end": hex(at["shared"] + 4096),
             "bytes": 4096,
             "owners": [
-                "LUO / session vm-a / file 0x2 / folio 0, file offset 0x0",
-                "LUO / session vm-b / file 0x1 / folio 0, file offset 0x0",
+                "LUO/vm-a/0x2 → folio 0, file offset 0x0",
+                "LUO/vm-b/0x1 → folio 0, file offset 0x0",
             ],
         }
     ]
@@ -265,9 +278,9 @@ def test_a_blob_in_a_large_block_owns_all_of_it() -> None:
     image.preserve(paddr, 3)
     image.subnode("small", paddr + 4096 * 3 + 16, 8)
     handover = look(image, image.finish())
-    assert [(one.name, one.bytes, one.blocks) for one in handover.ownership.owners] == [
-        ("small", 8 * 4096, 1),
-        ("KHO", 4096, 1),
+    assert [(one.owner, one.bytes, one.blocks) for one in handover.ownership.shares] == [
+        (Owner(Subsystem.SUBNODE, ("small",)), 8 * 4096, 1),
+        (Owner(Subsystem.KHO), 4096, 1),
     ]
 
 
@@ -287,8 +300,17 @@ def test_a_region_without_end_dangles_and_owns_what_it_covers(size: int) -> None
 # -- any claims on any blocks
 
 
+SESSION = Owner(Subsystem.LUO, ("b",))
+OWNERS = [
+    Owner(Subsystem.KHO_TEST),
+    SESSION,
+    SESSION.of(1),
+    Owner(Subsystem.SUBNODE, ("b",)),
+]
+
+
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[list[tuple[int, int]], list[tuple[str, list[Span]]]]:
+def situations(draw: st.DrawFn) -> tuple[list[tuple[int, int]], list[tuple[Owner, list[Span]]]]:
     """Blocks (pfn, order), overlapping ones too, and claims of a few owners."""
     blocks = draw(
         st.lists(
@@ -301,12 +323,12 @@ def situations(draw: st.DrawFn) -> tuple[list[tuple[int, int]], list[tuple[str, 
         )
     )
     span = st.tuples(st.integers(0, 95), st.integers(1, 9)).map(lambda one: (one[0], sum(one)))
-    owners = st.sampled_from(["a", "b", "b / c", "d"])
+    owners = st.sampled_from(OWNERS)
     claims = draw(st.lists(st.tuples(owners, st.lists(span, min_size=1, max_size=4)), max_size=6))
     return blocks, claims
 
 
-def made(situation: Any, far: int = 0) -> tuple[Preserved, list[Claim], Blocks]:
+def made(situation: Any, far: int = 0) -> tuple[Preserved, Claims, Blocks]:
     blocks, named = situation
     per_order: dict[int, list[Span]] = {}
     for pfn, order in blocks:
@@ -315,16 +337,20 @@ def made(situation: Any, far: int = 0) -> tuple[Preserved, list[Claim], Blocks]:
         order: intervals.merge(*intervals.from_pairs(sorted(set(spans))))
         for order, spans in per_order.items()
     }
-    claims = [
-        Claim(
-            owner,
-            "thing",
-            np.array([start for start, _ in spans], dtype=np.int64) + far,
-            np.array([end for _, end in spans], dtype=np.int64) + far,
-        )
-        for owner, spans in named
-    ]
-    return Preserved(12, runs), claims, Blocks((pfn + far, order) for pfn, order in set(blocks))
+    log = ClaimLog(12)
+    for owner, spans in named:
+        if len(spans) == 1:
+            ((start, end),) = spans
+            log.add(owner, ClaimKind.STRUCTURE, start + far << 12, end - start << 12)
+        else:
+            starts = np.array([start for start, _ in spans], dtype=np.int64) + far
+            pages = np.array([end - start for start, end in spans], dtype=np.int64)
+            log.add_many(owner, ClaimKind.STRUCTURE, starts, pages)
+    return (
+        Preserved(12, runs),
+        log.result(),
+        Blocks((pfn + far, order) for pfn, order in set(blocks)),
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -332,7 +358,7 @@ def made(situation: Any, far: int = 0) -> tuple[Preserved, list[Claim], Blocks]:
 def test_accounts_agree_with_counting_pages(situation: Any, far: int) -> None:
     preserved, claims, blocks = made(situation, far)
     found = account(preserved, claims)
-    per_owner: dict[str, set[int]] = {}
+    per_owner: dict[Owner, set[int]] = {}
     for claim in claims:
         per_owner.setdefault(claim.owner, set()).update(blocks.grown(spans_of(claim)))
     named = pages_of(span for claim in claims for span in spans_of(claim))
@@ -343,13 +369,13 @@ def test_accounts_agree_with_counting_pages(situation: Any, far: int) -> None:
     assert members(found.shared) == {
         pfn for pfn in everything if sum(pfn in pages for pages in per_owner.values()) > 1
     }
-    assert [(one.name, one.bytes >> 12, one.blocks) for one in found.owners] == [
+    assert [(one.owner, one.bytes >> 12, one.blocks) for one in found.shares] == [
         (
-            name,
+            owner,
             len(pages & blocks.pages),
             sum(block <= pages for block in blocks.blocks),
         )
-        for name, pages in per_owner.items()
+        for owner, pages in per_owner.items()
     ]
 
 
@@ -358,27 +384,67 @@ def test_accounts_agree_with_counting_pages(situation: Any, far: int) -> None:
 def test_the_index_finds_every_claim_and_no_other(situation: Any, start: int, size: int) -> None:
     preserved, claims, blocks = made(situation)
     wanted = set(range(start, start + size))
-    found = OwnerIndex(preserved, claims).owners(start, start + size)
-    expected = {
-        (number, piece)
-        for number, claim in enumerate(claims)
+    index = OwnerIndex(preserved, claims)
+    found = index.claimed(start, start + size)
+
+    def told(claim: Claim, piece: int) -> tuple[Owner, tuple[Span, ...], int]:
+        return claim.owner, tuple(spans_of(claim)), piece
+
+    assert Counter(told(claim, piece) for claim, piece in found) == Counter(
+        told(claim, piece)
+        for claim in claims
         for piece, span in enumerate(spans_of(claim))
         if blocks.grown([span]) & wanted
-    }
-    numbers = {id(claim): number for number, claim in enumerate(claims)}
-    assert sorted((numbers[id(one.claim)], one.piece) for one in found) == sorted(expected)
+    )
     # Those that name the very pages come first.
-    direct = [bool(pages_of([spans_of(one.claim)[one.piece]]) & wanted) for one in found]
+    direct = [bool(pages_of([spans_of(claim)[piece]]) & wanted) for claim, piece in found]
     assert direct == sorted(direct, reverse=True)
+    tops = [claim.owner.top for claim, _ in found]
+    assert index.top_owners(start, start + size) == sorted(set(tops), key=tops.index)
 
 
 def test_a_thousand_owners_at_the_end_of_the_address_space() -> None:
     far = (1 << 52) - 4096
     blocks = [(far + 4 * number, 1) for number in range(1000)]
-    named = [(f"owner {number}", [(4 * number, 4 * number + 3)]) for number in range(1000)]
-    preserved, claims, _ = made(([(pfn - far, order) for pfn, order in blocks], named), far)
-    found = account(preserved, [*claims, *claims])
-    assert {(one.bytes >> 12, one.blocks) for one in found.owners} == {(2, 1)}
-    assert len(found.owners) == 1000
+    named = [(SESSION.of(number), [(4 * number, 4 * number + 3)]) for number in range(1000)]
+    situation = [(pfn - far, order) for pfn, order in blocks], [*named, *named]
+    preserved, claims, _ = made(situation, far)
+    found = account(preserved, claims)
+    assert {(one.bytes >> 12, one.blocks) for one in found.shares} == {(2, 1)}
+    assert len(found.shares) == 1000
     assert found.size(found.dangling) == 1000 << 12
     assert found.size(found.shared) == found.size(found.orphans) == 0
+
+
+def test_owners_stand_in_the_order_in_which_they_were_met() -> None:
+    log = ClaimLog(12)
+    for owner in OWNERS[:2]:
+        log.add_owner(owner)
+    for owner in [OWNERS[2], OWNERS[1], OWNERS[2]]:
+        log.add(owner, ClaimKind.STRUCTURE, 0, 1)
+    claims = log.result()
+    assert claims.owners == (OWNERS[0], OWNERS[1], OWNERS[2])
+    # Who was met and claims nothing has no share.
+    shares = account(Preserved(12, {}), claims).shares
+    assert [share.owner for share in shares] == [OWNERS[1], OWNERS[2]]
+
+
+def test_claims_come_out_one_by_one_as_they_were_made() -> None:
+    log = ClaimLog(12)
+    file_index = np.array([5, 0], dtype=np.uint64)
+    log.add(SESSION, ClaimKind.FILE_BLOCK, 4095, 2)
+    log.add_many(SESSION.of(1), ClaimKind.FOLIO, np.array([9, 4]), np.array([1, 2]), file_index)
+    log.add(SESSION, ClaimKind.FILE_BLOCK, 8192, 0)
+    log.add(SESSION, ClaimKind.BLOB, 8192, 1)
+    claims = log.result()
+    assert [(claim.owner, claim.kind, spans_of(claim)) for claim in claims] == [
+        (SESSION, ClaimKind.FILE_BLOCK, [(0, 2)]),
+        (SESSION.of(1), ClaimKind.FOLIO, [(9, 10), (4, 6)]),
+        (SESSION, ClaimKind.BLOB, [(2, 3)]),
+    ]
+    assert claims.claim.tolist() == [0, 1, 1, 2]
+    assert claims.of_kinds([ClaimKind.FOLIO]).tolist() == [False, True, False]
+    block, folios, _ = claims
+    assert block.place(0, 4095, 12) == Place(SESSION, ClaimKind.FILE_BLOCK)
+    assert folios.place(1, 0x5010, 12) == Place(SESSION.of(1), ClaimKind.FOLIO, 1, 0x1010)
+    assert folios.place(0, 0x9000, 12) == Place(SESSION.of(1), ClaimKind.FOLIO, 0, 0x5000)

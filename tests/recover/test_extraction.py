@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from kho_inspect.inspection import inspect_memory, open_inputs
+from kho_inspect.inspection import inspect_opened, open_inputs
+from kho_inspect.model.identity import Owner, Subsystem
 from kho_inspect.recover import extract as extraction
 from kho_inspect.recover import selectors as selection
+from kho_inspect.render.names import owner_name
 from tests.support import luo_builder as write
 from tests.support.builder import Image
 from tests.support.captures import Capture
@@ -34,8 +36,8 @@ def rich(folder: Path) -> tuple[Case, dict[str, bytes]]:
     test = write.kho_test(image, [(0, b"one"), (1, b"two")])
     release = write.metadata(image, b"7.3.4", 1)
     contents = {
-        "LUO/vm/a/0x1001": files[0].memfd,
-        "LUO/vm/a/0x7": files[1].memfd,
+        "LUO/vm%2Fa/0x1001": files[0].memfd,
+        "LUO/vm%2Fa/0x7": files[1].memfd,
         "LUO/vm/0x1001": other.memfd,
     }
     expected = {selector: memfd.content for selector, memfd in contents.items() if memfd}
@@ -56,11 +58,12 @@ def test_captures_give_back_every_memfd(capture: Capture, tmp_path: Path) -> Non
     found = manifest(out)
     wanted: dict[str, tuple[str, int]] = {}
     for node in capture.truth["subnodes"]:
-        wanted[f"blob/{node['name']}"] = node["sha256"], node["size"]
+        blob = Owner(Subsystem.SUBNODE, (node["name"],))
+        wanted[owner_name(blob)] = node["sha256"], node["size"]
         for session in node.get("luo", {"sessions": []})["sessions"]:
             for file in session["files"]:
-                selector = f"LUO/{session['name']}/{file['token']:#x}"
-                wanted[selector] = file["memfd"]["sha256"], file["memfd"]["size"]
+                owner = Owner(Subsystem.LUO, (session["name"], file["token"]))
+                wanted[owner_name(owner)] = file["memfd"]["sha256"], file["memfd"]["size"]
     for selector, (digest, size) in wanted.items():
         item = found.pop(selector)
         assert (item["sha256"], item["size"], item["file_size"]) == (digest, size, size)
@@ -79,7 +82,7 @@ def test_everything_and_the_manifest(tmp_path: Path) -> None:
     assert set(found) == {*expected, "blob/LUO", "blob/memblock", "blob/kho_test"}
     for selector, content in expected.items():
         assert case.content(found[selector]) == content
-    item = found["LUO/vm/a/0x7"]
+    item = found["LUO/vm%2Fa/0x7"]
     assert list(item) == ["selector", "file", "size", "file_size", "sha256", "sources", "gaps"]
     assert [(one["offset"], one["size"]) for one in item["sources"]] == [
         (0, 2 * PAGE),
@@ -91,7 +94,7 @@ def test_everything_and_the_manifest(tmp_path: Path) -> None:
     ]
     image = case.files[0].read_bytes()
     for source in item["sources"]:
-        content = expected["LUO/vm/a/0x7"][source["offset"] :][: source["size"]]
+        content = expected["LUO/vm%2Fa/0x7"][source["offset"] :][: source["size"]]
         assert content in image
         assert source["paddr"].startswith("0x")
 
@@ -99,10 +102,14 @@ def test_everything_and_the_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("selectors", "wanted"),
     [
-        (["LUO/vm/a/0x1001"], ["LUO/vm/a/0x1001"]),
-        (["LUO/vm/a/4097"], ["LUO/vm/a/0x1001"]),
-        (["LUO/vm/a"], ["LUO/vm/a/0x1001", "LUO/vm/a/0x7"]),
-        (["LUO"], ["LUO/vm/a/0x1001", "LUO/vm/a/0x7", "LUO/vm/0x1001"]),
+        (["LUO/vm%2Fa/0x1001"], ["LUO/vm%2Fa/0x1001"]),
+        (["LUO/vm%2Fa/4097"], ["LUO/vm%2Fa/0x1001"]),
+        (["LUO/vm%2Fa"], ["LUO/vm%2Fa/0x1001", "LUO/vm%2Fa/0x7"]),
+        (["LUO/vm/a/0x1001"], ["LUO/vm%2Fa/0x1001"]),
+        (["LUO/vm/a/4097"], ["LUO/vm%2Fa/0x1001"]),
+        (["LUO/vm/a"], ["LUO/vm%2Fa/0x1001", "LUO/vm%2Fa/0x7"]),
+        (["LUO/vm"], ["LUO/vm/0x1001"]),
+        (["LUO"], ["LUO/vm%2Fa/0x1001", "LUO/vm%2Fa/0x7", "LUO/vm/0x1001"]),
         (["reserve_mem"], ["reserve_mem/trace"]),
         (["reserve_mem/trace", "blob/LUO", "reserve_mem"], ["reserve_mem/trace", "blob/LUO"]),
         (["kho_test/1"], ["kho_test/1"]),
@@ -135,6 +142,7 @@ def test_a_vmalloc_area_by_its_first_chunk_or_its_descriptor(tmp_path: Path) -> 
     "selector",
     [
         "LUO/vm/b",
+        "LUO/%FF",
         "LUO/vm/a/0x1002",
         "LUO/v",
         "blob/",
@@ -167,8 +175,8 @@ def test_an_unknown_name_hints_at_what_there_is(tmp_path: Path) -> None:
     result = in_process("extract", *case.files, "LUO/nobody", "-o", case.out)
     assert result.stderr.splitlines() == [
         "kho-inspect: no 'LUO/nobody' in this handover",
-        "  try: there are blob/LUO, LUO/vm/a/0x1001, LUO/vm/a/0x7, LUO/vm/0x1001, blob/memblock, "
-        "reserve_mem/trace, …",
+        "  try: there are blob/LUO, LUO/vm%2Fa/0x1001, LUO/vm%2Fa/0x7, LUO/vm/0x1001, "
+        "blob/memblock, reserve_mem/trace, …",
     ]
 
 
@@ -269,15 +277,14 @@ def test_something_else_where_a_directory_should_be(tmp_path: Path, target: str)
 
 def test_no_partial_file_is_left_after_an_interruption(tmp_path: Path) -> None:
     case, _ = rich(tmp_path)
-    memory, root = open_inputs(str(case.files[0]), str(case.files[1]))
-    handover = inspect_memory(memory, root)
-    items = selection.select(handover, memory, ["LUO/vm/0x1001"])
+    opened = open_inputs(str(case.files[0]), str(case.files[1]))
+    items = selection.select(inspect_opened(opened), opened.memory, ["LUO/vm/0x1001"])
 
     def stop(size: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extraction.Extractor(memory, case.out, progress=stop).run(items)
+        extraction.Extractor(opened.memory, case.out, progress=stop).run(items)
     assert files_in(case.out) == set()
 
 

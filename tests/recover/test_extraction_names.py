@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kho_inspect.model.identity import Owner, Subsystem
+from kho_inspect.render.names import owner_name
 from tests.support import luo_builder as write
 from tests.support.builder import Image
 from tests.support.extracting import Case, luo_case
@@ -39,6 +41,10 @@ SESSION_NAMES = [
 ]
 
 
+def file_in(session: str) -> Owner:
+    return Owner(Subsystem.LUO, (session, 1))
+
+
 def test_session_names_stay_inside_and_apart(tmp_path: Path) -> None:
     image = Image()
     sessions = [
@@ -49,7 +55,7 @@ def test_session_names_stay_inside_and_apart(tmp_path: Path) -> None:
     found = case.extract()
     texts = [name.decode("utf-8", "backslashreplace") for name in SESSION_NAMES]
     for number, text in enumerate(texts):
-        assert case.content(found[f"LUO/{text}/0x1"]) == b"%d" % number
+        assert case.content(found[owner_name(file_in(text))]) == b"%d" % number
     for item in found.values():
         assert os.path.realpath(case.out / item["file"]) == str(case.out.resolve() / item["file"])
         assert item["file"].isascii()
@@ -65,9 +71,12 @@ def test_a_selector_of_the_manifest_selects_the_same_again(tmp_path: Path, numbe
         for at, name in enumerate(SESSION_NAMES)
     ]
     case = luo_case(tmp_path, *sessions, image=image)
-    selector = f"LUO/{SESSION_NAMES[number].decode('utf-8', 'backslashreplace')}/0x1"
-    found = case.extract(selector)
-    assert case.content(found[selector]) == b"%d" % number
+    text = SESSION_NAMES[number].decode("utf-8", "backslashreplace")
+    selector = owner_name(file_in(text))
+    for given in (selector, f"LUO/{text}/0x1"):
+        found = case.extract(given, "--force")
+        assert list(found) == [selector]
+        assert case.content(found[selector]) == b"%d" % number
 
 
 BLOB_NAMES = [
@@ -94,7 +103,7 @@ def test_blob_names_stay_inside_and_apart(tmp_path: Path) -> None:
     case = Case(image, tmp_path)
     found = case.extract()
     for name in BLOB_NAMES:
-        item = found[f"blob/{name}"]
+        item = found[owner_name(Owner(Subsystem.SUBNODE, (name,)))]
         assert case.content(item) == b"blob " + name.encode()
         assert all(len(part) <= 255 for part in Path(item["file"]).parts)
         assert len(Path(item["file"]).parts) == 2
@@ -108,7 +117,8 @@ def test_region_names_stay_inside_and_apart(tmp_path: Path) -> None:
     case = Case(image, tmp_path)
     found = case.extract("reserve_mem")
     for name, (start, _) in regions:
-        assert case.content(found[f"reserve_mem/{name.decode()}"]) == write.pattern(PAGE, start)
+        selector = owner_name(Owner(Subsystem.RESERVE_MEM, (name.decode(),)))
+        assert case.content(found[selector]) == write.pattern(PAGE, start)
 
 
 def test_two_files_with_one_token_both_come_out(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kho_inspect.checking import CheckOptions, open_case
-from kho_inspect.inspection import Options
+from kho_inspect.inspection import examine
+from kho_inspect.render.names import message_text
 from kho_inspect.rules.base import Finding, Severity
 from kho_inspect.rules.engine import judge
 from tests.support.broken import BROKEN
@@ -156,7 +156,7 @@ RECYCLED: dict[str, Recycle] = {
 def assert_late(found: tuple[Finding, ...]) -> None:
     assert [(one.code, one.severity) for one in above_info(found)] == [("KHO201", Severity.FATAL)]
     (late,) = above_info(found)
-    assert "the dump was taken too late" in late.message
+    assert "the dump was taken too late" in message_text(late.message)
     assert "take the dump at the jump into the next kernel" in late.hint
     assert "before memblock_free_all()" in late.hint
 
@@ -177,7 +177,7 @@ def test_a_late_dump_of_the_sample(kind: str, tmp_path: Path) -> None:
         data[at : at + PAGE] = RECYCLED[kind](bytes(data[at : at + PAGE]), int(level), rng)
     dump = tmp_path / "dump.elf"
     dump.write_bytes(data)
-    case = open_case(str(dump), str(SAMPLE.with_suffix(".dtb")), Options(), CheckOptions())
+    case = examine(str(dump), str(SAMPLE.with_suffix(".dtb")))
     assert_late(judge(case).findings)
 
 

@@ -71,9 +71,9 @@ UNMET = [
     ("KHO701", 'compatible = "kho-v2"', "compatible is 'kho-v4', should be 'kho-v2'"),
     ("KHO701", 'page_size = "64K"', "page_size is '4K', should be '64K'"),
     ("KHO702", '[subnodes]\nrequired = ["hugetlb"]', "subnode 'hugetlb' is missing"),
-    ("KHO702", '[subnodes]\nforbidden = ["kho_test"]', "subnode 'kho_test' is there"),
+    ("KHO702", '[subnodes]\nforbidden = ["kho_test"]', "subnode 'kho_test' is present"),
     ("KHO702", '[sessions]\nrequired = ["vm"]', "session 'vm' is missing"),
-    ("KHO702", '[sessions]\nforbidden = ["kho-508"]', "session 'kho-508' is there"),
+    ("KHO702", '[sessions]\nforbidden = ["kho-508"]', "session 'kho-508' is present"),
     ("KHO703", '[[files]]\nsession = "kho-508"\ntoken = 1', "file 0x1 of session 'kho-508' is mi"),
     ("KHO703", '[[files]]\nsession = "x"\ntoken = "0x5080"', "file 0x5080 of session 'x' is mis"),
     (

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from kho_inspect.render.names import message_text
 from tests.support.broken import BROKEN, MAP
 from tests.support.broken_base import BEYOND, FREE
 from tests.support.broken_files import DIRTY, UPTODATE, folio
@@ -316,13 +317,15 @@ def test_a_list_of_files_under_two_sessions_is_not_called_two_files() -> None:
     it.image.write_u64(it.sessions[505].entry + 64, it.sessions[506].block)
     block = it.sessions[506].block
     (finding,) = [one for one in verdict_of(it).findings if one.paddr == block]
-    assert "belongs to two files" not in finding.message
+    assert "belongs to two files" not in message_text(finding.message)
 
 
 def test_the_plural_of_entry() -> None:
     it = Reference()
     it.image.write_u64(it.memfds[519].descriptor + 24, 257)
-    messages = [one.message for one in verdict_of(it).findings if one.code == "KHO521"]
+    messages = [
+        message_text(one.message) for one in verdict_of(it).findings if one.code == "KHO521"
+    ]
     assert ["its table gives 256 entries" in message for message in messages] == [True]
 
 

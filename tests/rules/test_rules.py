@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from kho_inspect.abi import find_target
-from kho_inspect.checking import CheckOptions, open_case
-from kho_inspect.inspection import Options
+from kho_inspect.inspection import Options, Question, examine
+from kho_inspect.render.names import message_text, path_name
 from kho_inspect.rules import base, blobs, expected, luo, memfd, memory, root_fdt, subnodes, tree
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.engine import BY_CODE, RULES, Verdict, judge
@@ -68,9 +68,10 @@ size = "2G"
 def opened(it: Reference, target: str, expect: str) -> Case:
     abi = find_target(target) if target else None
     wishes = parse_expectations(expect, EXPECT) if expect else None
-    check = CheckOptions(target=abi, target_name=target, expectations=wishes)
+    question = Question(target=abi, target_name=target, expectations=wishes)
     with TemporaryDirectory() as folder:
-        return with_foreign(open_case(*it.write(Path(folder)), options_for(it), check), it.foreign)
+        case = examine(*it.write(Path(folder)), options_for(it), question)
+        return with_foreign(case, it.foreign)
 
 
 @cache
@@ -108,11 +109,11 @@ def recycled(capture: Capture) -> bool:
 @pytest.mark.parametrize("scratch", [True, False])
 def test_silent_on_captures(capture: Capture, scratch: bool) -> None:
     boot = HOME / capture.name / "boot.dtb"
-    check = CheckOptions(boot_dtb=str(boot) if boot.exists() else None)
-    case = open_case(str(capture.dump), str(capture.dtb), Options(base=capture.base), check)
-    assert (case.scratch is None) == recycled(capture)
+    options = Options(base=capture.base, boot_dtb=str(boot) if boot.exists() else None)
+    case = examine(str(capture.dump), str(capture.dtb), options)
+    assert (case.handover.scratch is None) == recycled(capture)
     if not scratch:
-        case = replace(case, scratch=None)
+        case = replace(case, opened=replace(case.handover, scratch=None))
     verdict = judge(case)
     assert above_info(verdict.findings) == []
     unchecked = {one.code for one in verdict.not_checked}
@@ -133,10 +134,10 @@ def test_fires_on_its_broken_image(code: str) -> None:
     case, seen = broken(code)
     found = judge(case).findings
     mine = [finding for finding in found if finding.code == code]
-    assert [(one.severity.label, one.paddr, one.path) for one in mine] == [
+    assert [(one.severity.label, one.paddr, path_name(one.path)) for one in mine] == [
         (BROKEN[code].severity, seen.paddr, seen.path)
     ]
-    assert seen.words in mine[0].message
+    assert seen.words in message_text(mine[0].message)
     assert mine[0].hint == BY_CODE[code].hint
     others = [one for one in above_info(found) if one.code != code]
     assert set(codes(others)) == BROKEN[code].also
@@ -151,7 +152,7 @@ def test_orphans_are_judged_unless_the_damage_hides_owners(code: str) -> None:
 @pytest.mark.parametrize("code", BROKEN)
 def test_exit_status(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case, _ = broken(code)
-    monkeypatch.setattr("kho_inspect.checking.open_case", lambda *_: case)
+    monkeypatch.setattr("kho_inspect.inspection.examine", lambda *_: case)
     worst = LEVELS.index(BROKEN[code].severity)
     for number, level in enumerate(LEVELS):
         result = in_process("check", "dump", "kho.dtb", "--fail-on", level)

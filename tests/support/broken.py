@@ -25,7 +25,7 @@ MAP = b"preserved-memory-map"
 @broken("KHO101", "fatal")
 def fdt_invalid(it: Reference) -> Seen:
     it.dtb = fdt_container(bytes(8), version=3, last_compatible=2)
-    return Seen(None, "/", "disabling KHO revival: invalid FDT (")
+    return Seen(None, "root FDT", "disabling KHO revival: invalid FDT (")
 
 
 @broken("KHO102", "fatal")
@@ -36,7 +36,7 @@ def fdt_truncated(it: Reference) -> Seen:
         it.image.write(it.fdt, bytes(PAGE))
 
     it.last.append(cut)
-    return Seen(None, "/", "the FDT is truncated")
+    return Seen(None, "root FDT", "the FDT is truncated")
 
 
 @broken("KHO103", "fatal", "fdt-page")
@@ -44,55 +44,65 @@ def fdt_oversized(it: Reference) -> Seen:
     it.clear(it.fdt)
     it.preserve(it.fdt, 1)
     it.props[b"padding"] = bytes(PAGE)
-    return Seen(it.fdt, "/", "should be at most one page of 4 KiB")
+    return Seen(it.fdt, "root FDT", "should be at most one page of 4 KiB")
 
 
 @broken("KHO104", "fatal")
 def compatible_unknown(it: Reference) -> Seen:
     it.props[b"compatible"] = b"kho-v9\0"
-    return Seen(it.fdt, "/compatible", "compatible is 'kho-v9', should be one of kho-v1, kho-v2")
+    return Seen(
+        it.fdt,
+        "root FDT → property compatible",
+        "compatible is 'kho-v9', should be one of kho-v1, kho-v2",
+    )
 
 
 @broken("KHO105", "fatal", "target", target="kho-v3")
 def compatible_not_targets(it: Reference) -> Seen:
-    return Seen(it.fdt, "/compatible", "disabling KHO revival: incompatible with 'kho-v3'")
+    return Seen(
+        it.fdt,
+        "root FDT → property compatible",
+        "disabling KHO revival: incompatible with 'kho-v3'",
+    )
 
 
 @broken("KHO106", "fatal")
 def map_missing(it: Reference) -> Seen:
     del it.props[MAP]
-    return Seen(it.fdt, "/", "'preserved-memory-map' is missing, should be 8 bytes")
+    return Seen(it.fdt, "root FDT", "'preserved-memory-map' is missing, should be 8 bytes")
 
 
 @broken("KHO107", "fatal")
 def map_missized(it: Reference) -> Seen:
     it.props[MAP] = it.props[MAP][:4]
-    return Seen(it.fdt, "/preserved-memory-map", "is 4 bytes, should be 8")
+    return Seen(it.fdt, "root FDT → property preserved-memory-map", "is 4 bytes, should be 8")
 
 
 @broken("KHO108", "fatal")
 def map_zero(it: Reference) -> Seen:
     it.props[MAP] = bytes(8)
-    return Seen(it.fdt, "/preserved-memory-map", "is zero, should be an address")
+    return Seen(it.fdt, "root FDT → property preserved-memory-map", "is zero, should be an address")
 
 
 @broken("KHO109", "fatal", "fdt-page")
 def fdt_unpreserved(it: Reference) -> Seen:
     it.clear(it.fdt)
-    return Seen(it.fdt, "/", f"root FDT page at {it.fdt:#x} is not preserved")
+    return Seen(it.fdt, "root FDT", f"root FDT page at {it.fdt:#x} is not preserved")
 
 
 @broken("KHO110", "error", "fdt/x110")
 def duplicate_names(it: Reference) -> Seen:
     it.blob("kexec-metadata", struct.pack("<I65sI", 1, b"7.3.4", 1))
-    return Seen(it.fdt, "/kexec-metadata", "'kexec-metadata' is there 2 times, should be once")
+    return Seen(
+        it.fdt, "sub-node kexec-metadata", "'kexec-metadata' is there 2 times, should be once"
+    )
 
 
 @broken("KHO111", "warning", "fdt/x111", blind=True)
 def duplicate_addresses(it: Reference) -> Seen:
     paddr = it.blobs["kexec-metadata"]
     it.subnode("x111", paddr, 0)
-    return Seen(paddr, "/x111", f"'kexec-metadata' and 'x111' both point to {paddr:#x}")
+    return Seen(paddr, "sub-node x111", f"'kexec-metadata' and 'x111' both point to {paddr:#x}")
 
 
 @broken("KHO112", "info")
@@ -103,13 +113,15 @@ def fdt_not_in_dump(it: Reference) -> Seen:
         it.image.write(it.fdt, bytes(PAGE))
 
     it.last.append(wipe)
-    return Seen(None, "/", "was not found in the dump")
+    return Seen(None, "root FDT", "was not found in the dump")
 
 
 @broken("KHO113", "info", "fdt/compatible")
 def compatible_composite(it: Reference) -> Seen:
     it.props[b"compatible"] = b"kho-v4;radix-v1\0"
-    return Seen(it.fdt, "/compatible", "'kho-v4;radix-v1', 2 parts; read as kho-v4")
+    return Seen(
+        it.fdt, "root FDT → property compatible", "'kho-v4;radix-v1', 2 parts; read as kho-v4"
+    )
 
 
 # -- KHO2xx: the radix tree
@@ -333,14 +345,14 @@ def orphan(it: Reference) -> Seen:
 def dangling(it: Reference) -> Seen:
     # No decoder of today makes a claim that no more specific rule looks at.
     it.foreign = it.image.alloc()
-    return Seen(it.foreign, "pci / device state", "of pci is not preserved")
+    return Seen(it.foreign, "blob/pci → structure", " is not preserved")
 
 
 @broken("KHO310", "error", "memory/310")
 def two_owners(it: Reference) -> Seen:
     paddr = it.blobs["kexec-metadata"]
     it.region("r310", paddr, PAGE)
-    return Seen(paddr, "reserve_mem / r310 / region", "and by kexec-metadata / blob")
+    return Seen(paddr, "reserve_mem/r310 → region", "and by kexec-metadata → blob")
 
 
 BROKEN: dict[str, Broken] = {

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kho_inspect.rules.engine import BY_CODE
 from tests.support.reference import MIB, RAM_END, Reference
 
 HOLE = 0x5000_0000
@@ -56,7 +57,7 @@ class Broken:
         if "KHO308" in (self.code, other.code):
             # Damage to what says whose memory is whose leaves nothing to say of orphans.
             told = self if other.code == "KHO308" else other
-            if told.blind or (told.code[3] in "456" and told.severity != "info"):
+            if told.blind or (BY_CODE[told.code].hides_owners and told.severity != "info"):
                 return False
         mine, yours = self.where.split("/"), other.where.split("/")
         length = min(len(mine), len(yours))

@@ -17,19 +17,21 @@ broken = CONTENTS = Table()
 @broken("KHO501", "fatal", "LUO", blind=True)
 def luo_short(it: Reference) -> Seen:
     it.node("LUO")[b"blob-size"] = u64(31)
-    return Seen(it.blobs["LUO"], "/LUO", "luo-v5 blob is 31 bytes, should be 32")
+    return Seen(it.blobs["LUO"], "sub-node LUO", "luo-v5 blob is 31 bytes, should be 32")
 
 
 @broken("KHO502", "fatal", "LUO", blind=True)
 def luo_incompatible(it: Reference) -> Seen:
     it.image.write(it.blobs["LUO"], b"luo-v9")
-    return Seen(it.blobs["LUO"], "/LUO", "LUO compatible is 'luo-v9', should be luo-v5 for kho-v4")
+    return Seen(
+        it.blobs["LUO"], "sub-node LUO", "LUO compatible is 'luo-v9', should be luo-v5 for kho-v4"
+    )
 
 
 @broken("KHO503", "fatal")
 def luo_property(it: Reference) -> Seen:
     it.use_sample("LUO", lambda blob: blob.replace(b"luo-flb-header", b"luo-flb-headex"))
-    return Seen(None, "/LUO/luo-flb", "'luo-flb-header' is missing or not 8 bytes")
+    return Seen(None, "sub-node LUO → node luo-flb", "'luo-flb-header' is missing or not 8 bytes")
 
 
 @broken("KHO504", "fatal", "LUO/kho-504", blind=True)
@@ -110,22 +112,20 @@ def page_under_two_files(it: Reference) -> Seen:
     first, second = it.memfds[5100], it.memfds[5110]
     it.clear(second.folios[1])
     it.image.write_u64(second.table[0] + 16, first.folios[1] >> 12 | 3 << 52)
-    return Seen(
-        first.folios[1], f"{first.owner} / folio 1, file offset 0x1000", "belongs to two files"
-    )
+    return Seen(first.folios[1], f"{first.owner} → folio 1", "belongs to two files")
 
 
 @broken("KHO515", "error", "LUO/flbs")
 def flb_malformed(it: Reference) -> Seen:
     it.image.write(it.flbs + 16 + 64, bytes(48))
-    return Seen(None, "/LUO → flbs → 1", "FLB name is '', should be 1 to 47 bytes and a NUL")
+    return Seen(None, "sub-node LUO → FLB 1", "FLB name is '', should be 1 to 47 bytes and a NUL")
 
 
 @broken("KHO516", "error", "LUO/memfds/516")
 def luo_unpreserved(it: Reference) -> Seen:
     file = it.memfds[516]
     it.clear(file.descriptor)
-    return Seen(file.descriptor, f"{file.owner} / memfd descriptor", "is not preserved")
+    return Seen(file.descriptor, f"{file.owner} → memfd descriptor", "is not preserved")
 
 
 @broken("KHO517", "info")
@@ -133,7 +133,7 @@ def not_serialized(it: Reference) -> Seen:
     it.image.write_u64(it.blobs["LUO"] + 16, 0)
     for paddr, order in it.session_blocks:
         it.clear(paddr, order)
-    return Seen(it.blobs["LUO"], "/LUO", "LUO has no sessions: not serialized (yet)")
+    return Seen(it.blobs["LUO"], "sub-node LUO", "LUO has no sessions: not serialized (yet)")
 
 
 # -- KHO6xx: the other blobs
@@ -142,95 +142,105 @@ def not_serialized(it: Reference) -> Seen:
 @broken("KHO601", "error", "memblock/r601", blind=True)
 def memblock_property(it: Reference) -> Seen:
     del dict(it.regions)[b"r601"][b"size"]
-    return Seen(None, "/memblock/r601", "'size' is missing or not 8 bytes")
+    return Seen(None, "sub-node memblock → region r601", "'size' is missing or not 8 bytes")
 
 
 @broken("KHO602", "warning", "memblock/r602")
 def region_compatible(it: Reference) -> Seen:
     props = {b"compatible": b"reserve-mem-v2\0", b"start": u64(HOLE), b"size": u64(PAGE)}
     it.regions.append((b"r602", props))
-    return Seen(HOLE, "/memblock/r602", "is 'reserve-mem-v2', should be 'reserve-mem-v1'")
+    return Seen(
+        HOLE, "sub-node memblock → region r602", "is 'reserve-mem-v2', should be 'reserve-mem-v1'"
+    )
 
 
 @broken("KHO603", "error", "memblock/r603")
 def region_unpreserved(it: Reference) -> Seen:
     start = it.start("r603")
     it.clear(start)
-    return Seen(start, "reserve_mem / r603 / region", "is not preserved")
+    return Seen(start, "reserve_mem/r603 → region", "is not preserved")
 
 
 @broken("KHO604", "error", "memblock/r604")
 def regions_overlap(it: Reference) -> Seen:
     start = it.start("r604")
     it.region("r604", it.image.alloc(), PAGE)
-    return Seen(start, "/memblock/r604", "several regions are called 'r604'")
+    return Seen(start, "sub-node memblock → region r604", "several regions are called 'r604'")
 
 
 @broken("KHO605", "warning", "metadata", blind=True)
 def metadata_short(it: Reference) -> Seen:
     it.node("kexec-metadata")[b"blob-size"] = u64(72)
-    return Seen(it.blobs["kexec-metadata"], "/kexec-metadata", "blob is 72 bytes, should be 73")
+    return Seen(
+        it.blobs["kexec-metadata"], "sub-node kexec-metadata", "blob is 72 bytes, should be 73"
+    )
 
 
 @broken("KHO606", "warning", "metadata/version")
 def metadata_version(it: Reference) -> Seen:
     it.image.write(it.blobs["kexec-metadata"], b"\x02")
-    return Seen(it.blobs["kexec-metadata"], "/kexec-metadata", "version is 2, should be 1")
+    return Seen(it.blobs["kexec-metadata"], "sub-node kexec-metadata", "version is 2, should be 1")
 
 
 @broken("KHO607", "warning", "metadata/release")
 def metadata_release(it: Reference) -> Seen:
     it.image.write(it.blobs["kexec-metadata"] + 4, b"7" * 65)
-    return Seen(it.blobs["kexec-metadata"], "/kexec-metadata", "65 bytes without a NUL")
+    return Seen(it.blobs["kexec-metadata"], "sub-node kexec-metadata", "65 bytes without a NUL")
 
 
 @broken("KHO608", "error", "kho_test", blind=True)
 def kho_test_property(it: Reference) -> Seen:
     del it.test_data[b"csum"]
-    return Seen(None, "/kho_test/data", "'csum' is missing or not 4 bytes")
+    return Seen(None, "sub-node kho_test → node data", "'csum' is missing or not 4 bytes")
 
 
 @broken("KHO609", "error", "kho_test/magic")
 def kho_test_magic(it: Reference) -> Seen:
     it.test_props[b"magic"] = struct.pack("<I", 0x4B484F22)
-    return Seen(it.blobs["kho_test"], "/kho_test", "magic is 0x4b484f22, should be 0x4b484f21")
+    return Seen(
+        it.blobs["kho_test"], "sub-node kho_test", "magic is 0x4b484f22, should be 0x4b484f21"
+    )
 
 
 @broken("KHO610", "error", "kho_test/folios")
 def kho_test_checksum(it: Reference) -> Seen:
     it.image.write(it.test_folios[1] + PAGE, b"changed")
-    return Seen(it.blobs["kho_test"], "/kho_test/data", "kho_test checksum is")
+    return Seen(it.blobs["kho_test"], "sub-node kho_test → node data", "kho_test checksum is")
 
 
 @broken("KHO611", "error", "kho_test/folios", blind=True)
 def kho_test_folio(it: Reference) -> Seen:
     it.image.write_u64(it.test_table + 8, it.test_folios[1] | 0xFFF)
-    return Seen(None, "/kho_test/data", "kho_test folio 1 has an impossible order")
+    return Seen(None, "sub-node kho_test → node data", "kho_test folio 1 has an impossible order")
 
 
 @broken("KHO612", "error", "kho_test/folios")
 def kho_test_unpreserved(it: Reference) -> Seen:
     it.clear(it.test_folios[1], 1)
-    return Seen(it.test_folios[1], "kho_test / test folio 1", "is not preserved")
+    return Seen(it.test_folios[1], "kho_test → test folio 1", "is not preserved")
 
 
 @broken("KHO613", "warning", "kho_test/folios", blind=True)
 def kho_test_not_stored(it: Reference) -> Seen:
     it.image.drop(it.test_folios[2])
-    return Seen(it.test_folios[2], "/kho_test/data/folios_info", "kho_test folio of 4 KiB")
+    return Seen(
+        it.test_folios[2],
+        "sub-node kho_test → node data → property folios_info",
+        "kho_test folio of 4 KiB",
+    )
 
 
 @broken("KHO614", "info", "fdt/x614", blind=True)
 def content_unknown(it: Reference) -> Seen:
     it.blob("x614", b"opaque")
-    return Seen(None, "/x614", "sub-node 'x614' is not known here")
+    return Seen(None, "sub-node x614", "sub-node 'x614' is not known here")
 
 
 @broken("KHO615", "error", "kho_test", blind=True)
 def known_blob_unreadable(it: Reference) -> Seen:
     paddr = it.blobs["kho_test"]
     it.last.append(lambda: it.image.write(paddr, bytes(PAGE)))
-    return Seen(paddr, "/kho_test", "sub-node 'kho_test' holds no device tree")
+    return Seen(paddr, "sub-node kho_test", "sub-node 'kho_test' holds no device tree")
 
 
 # -- KHO7xx: expectations

@@ -49,7 +49,7 @@ def folios_beyond_table(it: Reference) -> Seen:
 def folio_unpreserved(it: Reference) -> Seen:
     file = it.memfds[522]
     it.clear(file.folios[1])
-    return Seen(file.folios[1], f"{file.owner} / folio 1", "is not preserved")
+    return Seen(file.folios[1], f"{file.owner} → folio 1", "is not preserved")
 
 
 @broken("KHO523", "error", "LUO/memfds/523")
@@ -57,7 +57,7 @@ def folio_not_head(it: Reference) -> Seen:
     file = it.memfds[523]
     pfn = (file.folios[0] >> 12) + 1
     it.image.write_u64(file.table[0], pfn | DIRTY | UPTODATE)
-    return Seen(pfn << 12, f"{file.owner} / folio 0", "lies inside a preserved block")
+    return Seen(pfn << 12, f"{file.owner} → folio 0", "lies inside a preserved block")
 
 
 @broken("KHO524", "warning", "LUO/memfds/524")

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kho_inspect.model.chunk_list import ChunkList
 from kho_inspect.model.handover import Handover
-from kho_inspect.model.map import ChunkList
+from kho_inspect.model.radix_tree import RadixTree
 
 HOME = Path(
     os.environ.get("KHO_CAPTURES") or Path(__file__).parents[3] / "shared" / "captures"
@@ -109,5 +110,5 @@ def map_nodes(handover: Handover) -> list[tuple[str, int]]:
                 *(("bitmap", paddr) for paddr in chunk.bitmap.tolist()),
             ]
         ]
-    levels = tree.levels if tree is not None else ()
+    levels = tree.levels if isinstance(tree, RadixTree) else ()
     return [(str(level.level), paddr) for level in levels for paddr in level.paddr.tolist()]

@@ -10,6 +10,7 @@ from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.memory import PhysicalMemory, open_memory
 from kho_inspect.model.faults import Fault, FaultKind
 from kho_inspect.model.handover import Handover
+from kho_inspect.render.names import message_text
 from tests.support.builder import Image
 
 GEOMETRIES = [
@@ -61,7 +62,7 @@ def blocks_of(handover: Handover) -> set[tuple[int, int]]:
 
 def messages(handover: Handover, kind: FaultKind) -> list[str]:
     """What the faults of one kind say."""
-    return [fault.message for fault in handover.faults if fault.kind is kind]
+    return [message_text(fault.message) for fault in handover.faults if fault.kind is kind]
 
 
 def only_fault(handover: Handover, kind: FaultKind) -> Fault:

@@ -164,8 +164,8 @@ class Reference:
             sessions.append(contents.Session(name.encode(), files))
             for index, (code, file) in enumerate(zip(codes, files, strict=True)):
                 assert file.memfd is not None
-                path = f"/LUO → session {number} → file {index}"
-                owner = f"LUO / session {name} / file {file.token:#x}"
+                path = f"sub-node LUO → session {number} → file {index}"
+                owner = f"LUO/{name}/{file.token:#x}"
                 self.memfds[code] = Memfd(file.memfd, path, owner)
         flbs = [(b"iommu", 7, 1), (b"vfio", 8, 1)]
         luo = contents.luo_v5(image, sessions, flbs)
@@ -174,7 +174,7 @@ class Reference:
         self.session_blocks = sorted(image.preserved - before - kept)
         for number, (code, (_, codes)) in enumerate(plans.items()):
             files_of = luo.files[number]
-            path = f"/LUO → session {number}"
+            path = f"sub-node LUO → session {number}"
             self.sessions[code] = Session(luo.sessions.entries[number], files_of.first, path)
             for index, memfd in enumerate(codes):
                 self.memfds[memfd].entry = files_of.entries[index]

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from kho_inspect.abi import find_target
-from kho_inspect.checking import CheckOptions, open_case
-from kho_inspect.inspection import Options
+from kho_inspect.inspection import Options, Question, examine
 from kho_inspect.limits import Limits
-from kho_inspect.model.claims import Claim
+from kho_inspect.model.claims import Claims, OwnerIndex
+from kho_inspect.model.identity import ClaimKind, Owner, Subsystem
 from kho_inspect.ownership.account import account
 from kho_inspect.rules.base import Finding, Severity
 from kho_inspect.rules.case import Case
@@ -31,8 +31,8 @@ def verdict_of(it: Reference, target: str = "", expect: str = "") -> Verdict:
     wishes = parse_expectations(expect, EXPECT) if expect else None
     abi = find_target(target) if target else None
     with tempfile.TemporaryDirectory() as folder:
-        check = CheckOptions(target=abi, target_name=target, expectations=wishes)
-        case = open_case(*it.write(Path(folder)), options_for(it), check)
+        question = Question(target=abi, target_name=target, expectations=wishes)
+        case = examine(*it.write(Path(folder)), options_for(it), question)
         return judge(with_foreign(case, it.foreign))
 
 
@@ -43,12 +43,30 @@ def options_for(it: Reference) -> Options:
 
 def with_foreign(case: Case, paddr: int | None) -> Case:
     """The case with a claim on a page by a structure of a kind that no rule has heard of."""
-    if paddr is None or case.handover is None:
+    if paddr is None or case.opened is None:
         return case
-    pfn = np.array([paddr // PAGE], dtype=np.int64)
-    claims = (*case.handover.claims, Claim("pci", "device state", pfn, pfn + 1))
-    owned = account(case.handover.preserved, claims)
-    return replace(case, handover=replace(case.handover, claims=claims, ownership=owned))
+    claims = with_claim(case.handover.claims, paddr // PAGE)
+    preserved = case.handover.preserved
+    handover = replace(
+        case.handover,
+        claims=claims,
+        index=OwnerIndex(preserved, claims),
+        ownership=account(preserved, claims),
+    )
+    return replace(case, opened=handover)
+
+
+def with_claim(claims: Claims, pfn: int) -> Claims:
+    """The claims and one more, on a page, by a sub-node of a kind that no rule has heard of."""
+    return replace(
+        claims,
+        owners=(*claims.owners, Owner(Subsystem.SUBNODE, ("pci",))),
+        kinds=(*claims.kinds, ClaimKind.STRUCTURE),
+        owner=np.append(claims.owner, len(claims.owners)),
+        bounds=np.append(claims.bounds, claims.bounds[-1] + 1),
+        starts=np.append(claims.starts, pfn),
+        ends=np.append(claims.ends, pfn + 1),
+    )
 
 
 def broken_verdict(*damages: Broken) -> Verdict:

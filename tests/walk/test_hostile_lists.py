@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from kho_inspect.decoders.context import Context, FileEntry
+from kho_inspect.decoders.kho_test import KhoTest
+from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.decoders.registry import FILE_DECODERS
-from kho_inspect.model.contents import KhoTest, Luo
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover
+from kho_inspect.model.luo import Luo
 from tests.support import luo_builder as write
 from tests.support.builder import Image
 from tests.support.looking import look
@@ -65,8 +69,8 @@ def test_a_cycle_of_vmalloc_chunks_is_read_once(link: int) -> None:
     handover = look(image, dtb)
     assert kinds_of(handover) == {FaultKind.VMALLOC_CYCLE}
     (file,) = luo_of(handover).files
-    assert file.memfd is not None
-    assert len(file.memfd.table) == 520 * 256
+    assert isinstance(file.content, Memfd)
+    assert len(file.content.table) == 520 * 256
 
 
 # -- many pointers to one thing: work is bounded by the dump, not by what its pointers multiply to
@@ -80,12 +84,12 @@ def bounded(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Stop at so many memfds decoded."""
     decode, count = FILE_DECODERS["memfd-v2"], 0
 
-    def counted(*args: Any) -> Any:
+    def counted(context: Context, entries: Sequence[FileEntry]) -> Any:
         nonlocal count
-        count += 1
+        count += len(entries)
         if count > most:
             raise TooMuchError
-        return decode(*args)
+        return decode(context, entries)
 
     monkeypatch.setitem(FILE_DECODERS, "memfd-v2", counted)
 
@@ -109,8 +113,9 @@ def test_many_files_over_one_table_of_folios() -> None:
     made = write.memfd(image, b"", extra=[(0, at) for at in range(40 * 256)])
     write.luo_v5(image, [Session(b"vm", [File(token, made) for token in range(63)])])
     handover = look(image, image.finish())
-    entries = sum(len(file.memfd.table) for file in luo_of(handover).files if file.memfd)
-    assert 16 * entries <= PAGE * len(image.pages)
+    memfds = [file.content for file in luo_of(handover).files if isinstance(file.content, Memfd)]
+    assert memfds
+    assert 16 * sum(len(memfd.table) for memfd in memfds) <= PAGE * len(image.pages)
 
 
 def test_a_table_of_one_piece_named_many_times() -> None:
@@ -122,8 +127,8 @@ def test_a_table_of_one_piece_named_many_times() -> None:
     image.write_u64(made.area.chunks[0] + 8, *[piece] * 32)
     image.write(made.fields["total_pages"], struct.pack("<IHH", 64 * 32, 0, 6))
     (file,) = luo_of(look(image, dtb)).files
-    assert file.memfd is not None
-    assert 16 * len(file.memfd.table) <= PAGE * len(image.pages)
+    assert isinstance(file.content, Memfd)
+    assert 16 * len(file.content.table) <= PAGE * len(image.pages)
 
 
 def test_one_folio_of_kho_test_named_many_times() -> None:

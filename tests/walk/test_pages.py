@@ -16,6 +16,8 @@ from kho_inspect.layouts.luo import luo_file_ser
 from kho_inspect.limits import Limits
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.faults import Fault, FaultKind
+from kho_inspect.model.identity import Path, Step, StepKind
+from kho_inspect.render.names import message_text
 from kho_inspect.walk.block import walk_blocks
 from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
@@ -28,14 +30,23 @@ OUTSIDE = 1 << 45
 NOT_STORED = 64 << 20
 """In an image's memory, but far beyond the pages that anybody writes."""
 
-BLOB = Target("blob of {size} in {path}", FaultKind.BLOB_OUTSIDE, FaultKind.BLOB_NOT_STORED)
+BLOB = Target("blob of {size}", FaultKind.BLOB_OUTSIDE, FaultKind.BLOB_NOT_STORED)
 ITEM = ListPage(
     "item",
     FaultKind.BLOCK_OUTSIDE,
     FaultKind.BLOCK_NOT_STORED,
-    cycle=(FaultKind.BLOCK_CYCLE, "{last:#x} of {path} links back to {at:#x}"),
-    misaligned=(FaultKind.BLOCK_MISALIGNED, "item {at:#x} is odd"),
+    link="item {at:#x}",
+    cycle=(FaultKind.BLOCK_CYCLE, "{last:#x} of {number} links back to {at:#x}"),
+    misaligned=FaultKind.BLOCK_MISALIGNED,
 )
+
+WAY: Path = (Step(StepKind.SUBNODE, "x"),)
+"""To a list."""
+
+
+def item(number: int) -> Path:
+    """The way to an item of the list."""
+    return *WAY, Step(StepKind.BLOCK, number)
 
 
 class CountedMemory:
@@ -78,7 +89,7 @@ def page_list(memory: CountedMemory) -> tuple[PageList, FaultLog]:
 def test_what_is_stored_is_read() -> None:
     memory, (page,) = chain(1, 7)
     faults = FaultLog()
-    data = BLOB.read(cast(PhysicalMemory, memory), page, 8, "/x", faults)
+    data = BLOB.read(cast(PhysicalMemory, memory), page, 8, WAY, faults)
     assert data is not None
     assert int.from_bytes(data, "little") == 7
     assert faults.result() == ()
@@ -95,10 +106,10 @@ def test_what_is_stored_is_read() -> None:
 def test_what_cannot_be_read_is_a_fault(paddr: int, kind: FaultKind) -> None:
     memory, _ = chain(1)
     faults = FaultLog()
-    assert BLOB.read(cast(PhysicalMemory, memory), paddr, 8192, "/x", faults) is None
+    assert BLOB.read(cast(PhysicalMemory, memory), paddr, 8192, WAY, faults) is None
     (fault,) = faults.result()
-    assert (fault.kind, fault.paddr, fault.path) == (kind, paddr, "/x")
-    assert fault.message.startswith(f"blob of 8 KiB in /x: 8 KiB at {paddr:#x}: ")
+    assert (fault.kind, fault.paddr, fault.path) == (kind, paddr, WAY)
+    assert message_text(fault.message).startswith(f"blob of 8 KiB: 8 KiB at {paddr:#x}: ")
 
 
 # -- one list
@@ -109,29 +120,28 @@ def test_what_cannot_be_read_is_a_fault(paddr: int, kind: FaultKind) -> None:
     [
         (OUTSIDE, FaultKind.BLOCK_OUTSIDE, "item: 4 KiB at"),
         (NOT_STORED, FaultKind.BLOCK_NOT_STORED, "item: 4 KiB at"),
-        (OUTSIDE + 8, FaultKind.BLOCK_MISALIGNED, f"item {OUTSIDE + 8:#x} is odd"),
+        (OUTSIDE + 8, FaultKind.BLOCK_MISALIGNED, f"item {OUTSIDE + 8:#x} is not aligned"),
     ],
 )
 def test_a_link_that_must_not_be_followed(link: int, kind: FaultKind, message: str) -> None:
     memory, (page,) = chain(1)
     pages, faults = page_list(memory)
-    assert pages.read(page, "/x → 0") is not None
-    assert pages.read(link, "/x → 1") is None
+    assert pages.read(page, item(0)) is not None
+    assert pages.read(link, item(1)) is None
     (fault,) = faults.result()
-    assert (fault.kind, fault.paddr, fault.path) == (kind, link, "/x → 1")
-    assert fault.message.startswith(message)
-    assert list(pages.seen) == [page]
+    assert (fault.kind, fault.paddr, fault.path) == (kind, link, item(1))
+    assert message_text(fault.message).startswith(message)
+    assert list(pages.addresses) == [page]
 
 
 def test_the_last_page_is_told_to_link_back() -> None:
     memory, (first, second) = chain(2)
     pages, faults = page_list(memory)
-    assert all(pages.read(page, "/{at}") is not None for page in (first, second))
-    assert pages.read(first, "/{at}") is None
+    assert all(pages.read(page, item(0)) is not None for page in (first, second))
+    assert pages.read(first, item(2)) is None
     (fault,) = faults.result()
-    # Names from the dump stand in paths: they are no part of the template.
-    assert fault.message == f"{second:#x} of /{{at}} links back to {first:#x}"
-    assert memory.reads == list(pages.seen) == [first, second]
+    assert fault.message == f"{second:#x} of 2 links back to {first:#x}"
+    assert memory.reads == list(pages.addresses) == [first, second]
 
 
 @pytest.mark.parametrize("link", [OUTSIDE, OUTSIDE + 8])
@@ -139,9 +149,9 @@ def test_too_long_comes_before_a_bad_link_and_after_a_cycle(link: int) -> None:
     memory, (page,) = chain(1)
     pages, faults = page_list(memory)
     too_long = (FaultKind.LIMIT, "enough at {at:#x}")
-    assert pages.read(page, "") is not None
-    assert pages.read(link, "", too_long) is None
-    assert pages.read(page, "", too_long) is None
+    assert pages.read(page, ()) is not None
+    assert pages.read(link, (), too_long) is None
+    assert pages.read(page, (), too_long) is None
     limit, cycle = faults.result()
     assert (limit.kind, limit.message) == (FaultKind.LIMIT, f"enough at {link:#x}")
     assert cycle.kind is FaultKind.BLOCK_CYCLE
@@ -156,11 +166,11 @@ def vmalloc(first: int, total_pages: int = (1 << 32) - 1) -> SimpleNamespace:
 
 
 def follow_vmalloc(memory: PhysicalMemory, first: int, faults: FaultLog) -> list[int]:
-    return list(walk_vmalloc(memory, geometry(), vmalloc(first), "/x", faults).chunks)
+    return list(walk_vmalloc(memory, geometry(), vmalloc(first), WAY, faults).chunks)
 
 
 def follow_blocks(memory: PhysicalMemory, first: int, faults: FaultLog) -> list[int]:
-    return list(walk_blocks(memory, geometry(), first, luo_file_ser, "/x", faults, 1000).blocks)
+    return walk_blocks(memory, geometry(), first, luo_file_ser, WAY, faults, 1000)[0]
 
 
 def follow_chunks(memory: PhysicalMemory, first: int, faults: FaultLog) -> list[int]:
@@ -169,7 +179,7 @@ def follow_chunks(memory: PhysicalMemory, first: int, faults: FaultLog) -> list[
 
 class Walker(NamedTuple):
     follow: Callable[[PhysicalMemory, int, FaultLog], list[int]]
-    path: str
+    path: Path
     cycle: tuple[FaultKind, str]
     misaligned: tuple[FaultKind, str]
     outside: tuple[FaultKind, str]
@@ -179,7 +189,7 @@ class Walker(NamedTuple):
 WALKERS = {
     "vmalloc": Walker(
         follow_vmalloc,
-        "/x → chunk 3",
+        (*WAY, Step(StepKind.CHUNK, 3)),
         (FaultKind.VMALLOC_CYCLE, "vmalloc chunk {last:#x} links back to chunk {at:#x}"),
         (FaultKind.VMALLOC_CHUNK_MISALIGNED, "vmalloc chunk {at:#x} is not aligned to a page"),
         (FaultKind.VMALLOC_CHUNK_OUTSIDE, "vmalloc chunk: 4 KiB at {at:#x}: outside"),
@@ -187,7 +197,7 @@ WALKERS = {
     ),
     "block": Walker(
         follow_blocks,
-        "/x → block 3",
+        (*WAY, Step(StepKind.BLOCK, 3)),
         (FaultKind.BLOCK_CYCLE, "kho_block {last:#x} links back to block {at:#x}"),
         (FaultKind.BLOCK_MISALIGNED, "kho_block {at:#x} is not aligned to a page"),
         (FaultKind.BLOCK_OUTSIDE, "kho_block: 4 KiB at {at:#x}: outside"),
@@ -195,7 +205,7 @@ WALKERS = {
     ),
     "chunk list": Walker(
         follow_chunks,
-        "chunk 3",
+        (Step(StepKind.CHUNK, 3),),
         (FaultKind.NODE_CYCLE, "kho-v1 chunk 3 at {at:#x} stands earlier in the list"),
         (FaultKind.NODE_MISALIGNED, "kho-v1 chunk 3 at {at:#x} is not aligned to a page"),
         (FaultKind.NODE_OUTSIDE, "kho-v1 chunk 3: 4 KiB at {at:#x}: outside"),
@@ -223,7 +233,7 @@ def test_every_list_ends_at_a_bad_link(name: str, wrong: str, end: int | None) -
     at = pages[-1] if end is None else end
     (fault,) = faults.result()
     assert (fault.kind, fault.paddr, fault.path) == (kind, at, walker.path)
-    assert fault.message.startswith(message.format(at=at, last=pages[-1]))
+    assert message_text(fault.message).startswith(message.format(at=at, last=pages[-1]))
     assert memory.reads == pages + [end] * (wrong in ("outside", "not_stored"))
 
 
@@ -258,7 +268,7 @@ def test_vmalloc_tells_a_cycle_then_the_length_then_a_bad_link(
     end: int | None, kind: FaultKind
 ) -> None:
     def walk(memory: PhysicalMemory, first: int, faults: FaultLog) -> object:
-        return walk_vmalloc(memory, geometry(), vmalloc(first, 0), "/x", faults)
+        return walk_vmalloc(memory, geometry(), vmalloc(first, 0), WAY, faults)
 
     assert faults_of(walk, end).kind is kind
 

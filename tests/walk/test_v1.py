@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kho_inspect.inspection import Options, inspect
+from kho_inspect.model.chunk_list import ChunkList
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover
-from kho_inspect.model.map import ChunkList
+from kho_inspect.render.names import path_name
 from tests.support.builder import Tree, fdt_blob
 from tests.support.looking import blocks_of, only_fault
 
@@ -137,7 +138,7 @@ def test_a_cyclic_list_ends(tmp_path: Path) -> None:
     image.write(image.chunks[1], struct.pack("<Q", image.chunks[0]))
     found = image.look(tmp_path)
     fault = only_fault(found, FaultKind.NODE_CYCLE)
-    assert (fault.paddr, fault.path) == (image.chunks[0], "chunk 2")
+    assert (fault.paddr, path_name(fault.path)) == (image.chunks[0], "chunk 2")
     assert (200 * 8 * 4096, 3) in blocks_of(found)
 
 
@@ -170,7 +171,8 @@ def test_a_count_over_capacity_costs_the_chunk(tmp_path: Path, count: int) -> No
 def test_an_impossible_order_costs_the_chunk(tmp_path: Path) -> None:
     image = _two_chunks()
     image.write(image.chunks[1] + 8, struct.pack("<I", 64))
-    assert only_fault(image.look(tmp_path), FaultKind.CHUNK_ORDER).path == "chunk 1"
+    fault = only_fault(image.look(tmp_path), FaultKind.CHUNK_ORDER)
+    assert path_name(fault.path) == "chunk 1"
 
 
 def test_a_bitmap_for_memory_that_no_block_starts_at(tmp_path: Path) -> None:
@@ -184,7 +186,8 @@ def test_a_bitmap_used_twice_counts_once(tmp_path: Path) -> None:
     image = _two_chunks()
     image.write(image.chunks[1] + 24, bytes(image.memory[image.chunks[0] + 24 :][:8]))
     found = image.look(tmp_path)
-    assert only_fault(found, FaultKind.NODE_ALIASED).path == "chunk 1 → bitmap 0"
+    fault = only_fault(found, FaultKind.NODE_ALIASED)
+    assert path_name(fault.path) == "chunk 1 → bitmap 0"
 
 
 def test_an_empty_list_is_a_fault_not_a_crash(tmp_path: Path) -> None:

@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from kho_inspect.abi import BY_COMPATIBLE
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.model.faults import Fault, FaultKind
+from kho_inspect.model.identity import Path, Step, StepKind
+from kho_inspect.render.names import message_text
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.vmalloc import parse_vmalloc, walk_vmalloc
 from tests.support.builder import Image
 from tests.support.looking import open_image
 
 SLOTS = 4096 // 8 - 1
+PATH: Path = (Step(StepKind.SUBNODE, "test"),)
+"""What points to the area."""
 
 
 def walk(image: Image, descriptor: bytes, *, elf: bool = False) -> tuple[Any, tuple[Fault, ...]]:
@@ -25,7 +29,7 @@ def walk(image: Image, descriptor: bytes, *, elf: bool = False) -> tuple[Any, tu
     faults = FaultLog()
     geometry = PageGeometry(image.page_shift, BY_COMPATIBLE[image.abi])
     memory = open_image(image, elf=elf)
-    area = walk_vmalloc(memory, geometry, parse_vmalloc(descriptor), "/test", faults)
+    area = walk_vmalloc(memory, geometry, parse_vmalloc(descriptor), PATH, faults)
     return area, faults.result()
 
 
@@ -37,6 +41,10 @@ def pages(image: Image, count: int, order: int = 0) -> list[int]:
 
 def first_chunk(descriptor: bytes) -> int:
     return int.from_bytes(descriptor[:8], "little")
+
+
+def chunk(number: int) -> Path:
+    return *PATH, Step(StepKind.CHUNK, number)
 
 
 def kinds(faults: tuple[Fault, ...]) -> list[FaultKind]:
@@ -93,7 +101,7 @@ def test_a_wrong_count_is_reported(claimed: int) -> None:
     image = Image()
     area, faults = walk(image, image.vmalloc(pages(image, 5), total_pages=claimed))
     assert kinds(faults) == [FaultKind.VMALLOC_COUNT]
-    assert f"{claimed:,}" in faults[0].message
+    assert f"{claimed:,}" in message_text(faults[0].message)
     assert not area.whole
     assert area.pages == 5
 
@@ -121,7 +129,7 @@ def test_a_chunk_list_that_bites_its_tail_ends(length: int) -> None:
     area, faults = walk(image, descriptor)
     assert kinds(faults) == [FaultKind.VMALLOC_CYCLE]
     assert faults[0].paddr == chunks[0]
-    assert faults[0].path == f"/test → chunk {length}"
+    assert faults[0].path == chunk(length)
     assert area.chunks == chunks
     assert not area.whole
 
@@ -131,7 +139,7 @@ def test_unknown_flags_are_reported_and_kept(flags: int) -> None:
     image = Image()
     area, faults = walk(image, image.vmalloc(pages(image, 1), flags=flags))
     assert kinds(faults) == [FaultKind.VMALLOC_FLAGS]
-    assert f"{flags & ~3:#x}" in faults[0].message
+    assert f"{flags & ~3:#x}" in message_text(faults[0].message)
     assert area.flags == flags
     assert area.whole
 
@@ -155,7 +163,7 @@ def test_a_chunk_that_cannot_be_read(link: int, kind: FaultKind, at: int) -> Non
         descriptor = struct.pack("<Q", link) + descriptor[8:]
     area, faults = walk(image, descriptor, elf=True)
     assert kinds(faults) == [kind]
-    assert (faults[0].paddr, faults[0].path) == (link, f"/test → chunk {at}")
+    assert (faults[0].paddr, faults[0].path) == (link, chunk(at))
     assert area.pages == at * SLOTS
     assert not area.whole
 

@@ -1,0 +1,161 @@
+"""The Live Update Orchestrator's state: sessions, files, and data bound to file handlers.
+
+Fields are named as in ``include/linux/kho/abi/luo.h``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kho_inspect.geometry import PageGeometry
+from kho_inspect.model.contents import Content, Document, FileContent, Item, Row, Rows, VmallocArea
+from kho_inspect.model.identity import Owner, Path, Subsystem
+from kho_inspect.units import PhysAddr, plural
+
+LUO = Owner(Subsystem.LUO)
+
+
+@dataclass(frozen=True, slots=True)
+class LuoFile:
+    """One file of a session (``struct luo_file_ser``)."""
+
+    compatible: str
+    data: PhysAddr
+    token: int
+    content: FileContent | None
+    """None for a handler that is not known, or a descriptor that could not be read."""
+    known: bool
+    """Whether there is a decoder for the handler."""
+    owner: Owner
+    path: Path
+
+    def summary(self) -> str:
+        """Handler and content in a few words."""
+        words = self.content.summary() if self.content else f"not decoded, data {self.data:#x}"
+        return f"{self.token:#x}  {self.compatible}  {words}"
+
+    def document(self) -> Document:
+        """With the field names of the kernel struct."""
+        return {
+            "compatible": self.compatible,
+            "data": hex(self.data),
+            "token": self.token,
+            "memfd": None,
+            **({self.content.key: self.content.document()} if self.content else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LuoSession:
+    """One live-update session (``struct luo_session_ser``)."""
+
+    name: str
+    raw_name: bytes
+    """All 64 bytes."""
+    files_pa: PhysAddr
+    """The field ``files``."""
+    count: int
+    files: tuple[LuoFile, ...]
+    """The files that could be read."""
+    owner: Owner
+    path: Path
+
+    def document(self) -> Document:
+        """With the field names of the kernel struct."""
+        return {
+            "name": self.name,
+            "files_pa": hex(self.files_pa),
+            "count": self.count,
+            "files": [file.document() for file in self.files],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LuoFlb:
+    """File-lifecycle-bound data (``struct luo_flb_ser``); ``data`` is opaque."""
+
+    name: str
+    raw_name: bytes
+    data: int
+    count: int
+    path: Path
+
+    def document(self) -> Document:
+        """With the field names of the kernel struct."""
+        return {"name": self.name, "data": hex(self.data), "count": self.count}
+
+
+@dataclass(frozen=True, slots=True)
+class Luo(Content):
+    """The Live Update Orchestrator's state."""
+
+    compatible: str
+    liveupdate_num: int | None
+    sessions_pa: PhysAddr
+    """0: sessions were not serialized (yet)."""
+    flbs_pa: PhysAddr
+    sessions: tuple[LuoSession, ...]
+    flbs: tuple[LuoFlb, ...]
+
+    def complete(self) -> bool:
+        """LUO writes its sessions at reboot only; an earlier dump has none."""
+        return self.sessions_pa != 0
+
+    @property
+    def files(self) -> list[LuoFile]:
+        """All files of all sessions."""
+        return [file for session in self.sessions for file in session.files]
+
+    def summary(self) -> str:
+        if not self.complete():
+            return "not serialized yet"
+        return f"{plural(len(self.sessions), 'session')}, {plural(len(self.files), 'file')}"
+
+    def rows(self) -> Rows:
+        number = "?" if self.liveupdate_num is None else self.liveupdate_num
+        return Rows(f"live update {number} · {self.summary()}", list(self._rows()))
+
+    def _rows(self) -> Iterator[Row]:
+        for session in self.sessions:
+            yield Row(("session", session.name, plural(session.count, "file")))
+            for file in session.files:
+                yield Row(("", "", file.summary()), 1)
+        for flb in self.flbs:
+            words = f"{plural(flb.count, 'user')}, opaque data {flb.data:#x}"
+            yield Row(("FLB", flb.name, words))
+
+    def document(self) -> Document:
+        return {
+            "compatible": self.compatible,
+            "liveupdate_num": self.liveupdate_num,
+            "sessions_pa": hex(self.sessions_pa),
+            "flbs_pa": hex(self.flbs_pa),
+            "serialized": self.complete(),
+            "sessions": [session.document() for session in self.sessions],
+            "flb": [flb.document() for flb in self.flbs],
+        }
+
+    def items(self, geometry: PageGeometry) -> Iterator[Item]:
+        for file in self.files:
+            if file.content is not None:
+                yield Item(file.owner, file.content.size, file.content.pieces(geometry))
+
+    def areas(self) -> Iterator[VmallocArea]:
+        for file in self.files:
+            if file.content is not None:
+                yield from file.content.areas()
+
+    def unknown(self) -> Iterator[tuple[str, Path]]:
+        for file in self.files:
+            if not file.known:
+                yield f"file handler {file.compatible!r}", file.path
+
+    def expected(self) -> Iterator[tuple[str, Document]]:
+        for session in self.sessions:
+            yield "sessions", {"name": session.name}
+            for file in session.files:
+                if file.content is not None:
+                    size = file.content.size
+                    entry = {"session": session.name, "token": hex(file.token), "size": size}
+                    yield "files", entry

@@ -1,0 +1,80 @@
+"""Verdicts as SARIF 2.1.0."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from kho_inspect import __version__
+from kho_inspect.render.names import message_text, path_name
+from kho_inspect.rules.base import Finding, Severity
+from kho_inspect.rules.engine import BY_CODE, Verdict
+
+SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_LEVELS = {
+    Severity.FATAL: "error",
+    Severity.ERROR: "error",
+    Severity.WARNING: "warning",
+    Severity.INFO: "note",
+}
+
+
+def sarif(verdict: Verdict, dump: str) -> Iterator[str]:
+    """A SARIF log with one run."""
+    codes = sorted({finding.code for finding in verdict.findings})
+    document = {
+        "$schema": SARIF_SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "kho-inspect",
+                        "version": __version__,
+                        "rules": [_rule(code) for code in codes],
+                    }
+                },
+                "results": [
+                    _result(finding, codes.index(finding.code), dump)
+                    for finding in verdict.findings
+                ],
+                "columnKind": "unicodeCodePoints",
+            }
+        ],
+    }
+    yield json.dumps(document, indent=2)
+    yield "\n"
+
+
+def _rule(code: str) -> dict[str, Any]:
+    rule = BY_CODE[code]
+    return {
+        "id": code,
+        "name": rule.check.__name__,
+        "shortDescription": {"text": rule.title},
+        "fullDescription": {"text": rule.explanation},
+        "help": {"text": rule.hint},
+        "defaultConfiguration": {"level": _LEVELS[rule.severity]},
+    }
+
+
+def _result(finding: Finding, index: int, dump: str) -> dict[str, Any]:
+    uri = quote(dump.encode("utf-8", "surrogateescape"))
+    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
+    if finding.paddr is not None and finding.paddr < 1 << 63:
+        location["physicalLocation"]["address"] = {
+            "absoluteAddress": finding.paddr,
+            "kind": "physical",
+        }
+    if finding.path:
+        location["logicalLocations"] = [{"fullyQualifiedName": path_name(finding.path)}]
+    return {
+        "ruleId": finding.code,
+        "ruleIndex": index,
+        "level": _LEVELS[finding.severity],
+        "message": {"text": f"{message_text(finding.message)}\n{finding.hint}"},
+        "locations": [location],
+        "properties": {"severity": finding.severity.label},
+    }
