@@ -152,7 +152,7 @@ def test_orphans_are_judged_unless_the_damage_hides_owners(code: str) -> None:
 @pytest.mark.parametrize("code", BROKEN)
 def test_exit_status(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case, _ = broken(code)
-    monkeypatch.setattr("kho_inspect.inspection.examine", lambda *_: case)
+    monkeypatch.setattr("kho_inspect.inspection.examine", lambda *_, **__: case)
     worst = LEVELS.index(BROKEN[code].severity)
     for number, level in enumerate(LEVELS):
         result = in_process("check", "dump", "kho.dtb", "--fail-on", level)
