@@ -17,6 +17,7 @@ from kho_inspect.abi import Abi
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry, page_size_name
 from kho_inspect.layouts.radix import kho_radix_node
 from kho_inspect.layouts.views import dtype_of
+from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.radix_tree import look_up
@@ -56,13 +57,16 @@ class Evidence:
 
 
 def find_page_size(
-    memory: PhysicalMemory, abi: Abi, root: FdtNode, memory_map: PhysAddr
+    memory: PhysicalMemory,
+    abi: Abi,
+    root: FdtNode,
+    memory_map: PhysAddr,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[Evidence, str]:
     """Try every page size on the map at ``memory_map``; the best one, and why, in words."""
-    pointers = [node.u64(abi.blob_property) for node in root.children[:MAX_TRIED]]
-    blobs = [paddr for paddr in pointers if paddr]
+    blobs = blob_pointers(root, abi)
     candidates = [
-        _examine(memory, PageGeometry(shift, abi), memory_map, blobs)
+        _examine(memory, PageGeometry(shift, abi), memory_map, blobs, limits)
         for shift in PAGE_SHIFTS.values()
     ]
     candidates.sort(key=lambda evidence: evidence.rank)
@@ -70,11 +74,21 @@ def find_page_size(
     return best, _reason(best, candidates[-2], len(blobs))
 
 
+def blob_pointers(root: FdtNode, abi: Abi) -> list[PhysAddr]:
+    """Where the blobs of the first :data:`MAX_TRIED` sub-nodes are said to stand."""
+    pointers = [node.u64(abi.blob_property) for node in root.children[:MAX_TRIED]]
+    return [paddr for paddr in pointers if paddr]
+
+
 def _examine(
-    memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, blobs: Sequence[PhysAddr]
+    memory: PhysicalMemory,
+    geometry: PageGeometry,
+    root: PhysAddr,
+    blobs: Sequence[PhysAddr],
+    limits: Limits,
 ) -> Evidence:
     if not geometry.abi.radix:
-        return _examine_chunks(memory, geometry, root, blobs)
+        return _examine_chunks(memory, geometry, root, blobs, limits)
     page = geometry.page_size
     if root % page or not memory.stored_mask(np.array([root], dtype=np.uint64), page)[0]:
         return Evidence(geometry, aligned=False)
@@ -109,11 +123,15 @@ def _examine(
 
 
 def _examine_chunks(
-    memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, blobs: Sequence[PhysAddr]
+    memory: PhysicalMemory,
+    geometry: PageGeometry,
+    root: PhysAddr,
+    blobs: Sequence[PhysAddr],
+    limits: Limits,
 ) -> Evidence:
     """kho-v1: a list is short enough to be walked as a whole."""
     faults = FaultLog()
-    chunks, preserved = walk_chunks(memory, geometry, root, faults)
+    chunks, preserved = walk_chunks(memory, geometry, root, faults, limits)
     bad = sum(fault.count for fault in faults.result())
     holders = [preserved.blocks_at(paddr) for paddr in blobs]
     orders = [held[0].order for held in holders if held]

@@ -130,7 +130,7 @@ def locate(
         words = np.frombuffer(chunk[skip : skip + (len(chunk) - skip) // 8 * 8], dtype="<u8")
         # Plain integers: an address may be beyond what numpy's signed ones hold.
         start = paddr + skip
-        scan.look_at_fdts([start + 8 * at for at in _fdt_headers(words).tolist()])
+        scan.look_at_fdts([start + 8 * at for at in fdt_headers(words).tolist()])
         types = np.flatnonzero(words == _TYPE_AND_LEN).tolist()
         scan.look_at_setup_data([start + 8 * at - _TYPE for at in types])
         progress(len(chunk))
@@ -140,8 +140,8 @@ def locate(
     return scan.result()
 
 
-def _fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Which of some memory's words begin a device tree, by their header."""
+def fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Which of some memory's words begin a device tree, as far as its header tells."""
     cells = words.view("<u4")
     found = np.flatnonzero(cells[::2] == _MAGIC)
     size = cells[2 * found + _TOTALSIZE].byteswap()
