@@ -82,8 +82,14 @@ def nearest_abi(compatible: str) -> Abi:
 
 
 def find_target(name: str) -> Abi | None:
-    """``kho-v4``, ``v4``, ``linux-7.3`` or ``7.3.4`` → the ABI that such a kernel accepts."""
-    release = ".".join(name.removeprefix("linux-").split(".")[:2])
+    """``v4``, ``kho-v4``, ``linux-7.3``, ``7.3.4``, ``v7.3-rc1`` → what such a kernel accepts."""
+    release = ".".join(name.removeprefix("linux-").removeprefix("v").split("-")[0].split(".")[:2])
     return BY_COMPATIBLE.get(f"kho-{name.removeprefix('kho-')}") or next(
         (abi for abi in ABIS if release in abi.releases), None
     )
+
+
+TARGETS = tuple(
+    name for abi in ABIS for name in (abi.compatible, *(f"linux-{one}" for one in abi.releases))
+)
+"""Every kernel and ABI that a decision can be had for."""

@@ -13,7 +13,9 @@ from kho_inspect.decoders.registry import FILE_DECODERS, decode_blobs
 from kho_inspect.decoders.subnode import read_blobs
 from kho_inspect.errors import FdtError, NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
+from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
+from kho_inspect.locate.fit import find_fit
 from kho_inspect.locate.live import DEBUGFS, live_fdt
 from kho_inspect.locate.page_size import find_page_size
 from kho_inspect.locate.root_fdt import find_page, locate_root_fdt, read_root_fdt
@@ -107,12 +109,21 @@ def examine(
     try:
         opened = open_inputs(dump, dtb, options, progress)
     except FdtError as error:
-        head = b"" if error.source is None else read_head(error.source, fdt.START_SIZE)
-        size = fdt.total_size(head)
-        if size is None or size > options.limits.fdt:  # our limit, not the kernel's
+        limit = options.limits.fdt
+        data = b"" if error.source is None else read_head(error.source, limit)
+        # What has all but the magic was an FDT, and is what the kernel refuses.
+        size = fdt.total_size(FDT_MAGIC_BYTES + data[4:])
+        size = size if size == len(data) else fdt.total_size(data)
+        if size is None or size > limit:  # our limit, not the kernel's
             raise
         return case_of(None, question, error)
-    return case_of(inspect_opened(opened, options), question)
+    case = case_of(inspect_opened(opened, options), question)
+    if not case.misreads:
+        return case
+    root, geometry = case.handover.fdt, case.handover.geometry
+    return replace(
+        case, fit=find_fit(opened.memory, root, geometry, opened.located, options.limits)
+    )
 
 
 def case_of(
@@ -202,8 +213,10 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         # kho_init() preserves its page, the one page that the kernel allots it.
         kho = Owner(Subsystem.KHO)
         log.add(kho, ClaimKind.ROOT_FDT, root.paddr, geometry.page_size)
-    pointers = located.pointers if located else ()
-    pointers = tuple(pointer for pointer in pointers if pointer.fdt == root.paddr)
+    found_pointers = located.pointers if located else ()
+    pointers = tuple(pointer for pointer in found_pointers if pointer.fdt == root.paddr)
+    roots = {root.paddr, *(one.paddr for one in (located.fdts if located else ()))}
+    strays = (one for one in found_pointers if one.fdt_size is not None and one.fdt not in roots)
     claims = log.result()
     return Handover(
         source=Source(
@@ -226,6 +239,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         scratch=_scratch(memory, options, boot_dtb, pointers),
         pointers=pointers,
         faults=faults.result(),
+        strays=tuple(strays),
     )
 
 

@@ -68,7 +68,7 @@ def test_a_luo_of_any_size_is_sound(tmp_path: Path) -> None:
     dump, dtb = luo_image(tmp_path, 41, 7)
     result = in_process("check", dump, dtb)
     assert result.status == 0
-    assert result.stdout.startswith("✔ SOUND")
+    assert result.stdout.startswith("✔ capture    complete\n✔ decision ")
     (blob,) = document("show", dump, dtb)["blobs"]
     files = blob["decoded"]["sessions"][0]["files"]
     assert [file["token"] for file in files] == list(range(41))

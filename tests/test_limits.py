@@ -141,7 +141,7 @@ def test_one_long_vmalloc_list_under_many_files_is_followed_within_the_budget(
 def test_a_kho_v1_list_has_the_same_budgets(option: str) -> None:
     sample = [str(SAMPLES / f"x86_64-kho-v1.{suffix}") for suffix in ("elf", "dtb")]
     done = in_process("check", *sample, option, "1")
-    assert done.status == 1
+    assert done.status == 4  # what was not read cannot be judged
     assert "KHO216" in done.stdout
     assert f"{option} raises that" in " ".join(done.stdout.split())
     assert in_process("check", *sample, option, "1M").status == 0

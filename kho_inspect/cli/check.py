@@ -8,52 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kho_inspect.abi import Abi, find_target
 from kho_inspect.cli import exit_codes
-from kho_inspect.cli.options import DumpFormat, Input, ParamType, reads_handover, write_text
+from kho_inspect.cli.options import DumpFormat, Input, judged, reads_handover, write_text
 from kho_inspect.errors import UnreadableInputError
-from kho_inspect.units import Extent, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from kho_inspect.inspection import Question
+    from kho_inspect.rules.engine import Verdict
     from kho_inspect.rules.expectations import Expectation
 
 MAX_EXPECTATIONS = 64 << 20
 """Bytes read of a file of expectations: a million files make as many."""
 LEVELS = ("fatal", "error", "warning", "info")
 REPORTS = ("text", "json", "junit", "sarif", "github")
-
-
-class Area(ParamType):
-    """``START+LEN``."""
-
-    name = "start+len"
-
-    def convert(self, value: object, param: object, ctx: object) -> Extent:
-        if isinstance(value, Extent):
-            return value
-        try:
-            start, size = (parse_size(part) for part in str(value).split("+"))
-        except ValueError:
-            self.fail(f"{value!r} is not START+LEN, each in hex or decimal")
-        if not size:
-            self.fail(f"{value!r} is an area of no size")
-        return Extent(start, start + size)
-
-
-class Target(ParamType):
-    """``kho-v4``, ``v4``, ``linux-7.3``."""
-
-    name = "target"
-
-    def convert(self, value: object, param: object, ctx: object) -> tuple[str, Abi]:
-        if isinstance(value, tuple):
-            return value
-        abi = find_target(str(value))
-        if abi is None:
-            self.fail(f"{value!r} is no kernel or ABI that is known: kho-v4, linux-7.1, …")
-        return str(value), abi
 
 
 _DUMP_FORMAT = click.option(
@@ -67,7 +36,7 @@ _DUMP_FORMAT = click.option(
 
 @click.command("check")
 @partial(reads_handover, dump_format=_DUMP_FORMAT)
-@click.option("--target", type=Target(), help="Kernel to decide for: kho-v4, linux-7.1, …")
+@judged
 @click.option(
     "--fail-on",
     type=click.Choice([*LEVELS, "never"]),
@@ -79,9 +48,8 @@ _DUMP_FORMAT = click.option(
 @click.option("--ignore", multiple=True, metavar="CODES", help="Not these.")
 @click.option("--expect", type=click.Path(), help="TOML file of expectations.")
 @click.option(
-    "--scratch", type=Area(), multiple=True, help="A scratch area, START+LEN; repeat for each."
+    "--require", multiple=True, metavar="CODES", help="Rules that must not be blocked; or all."
 )
-@click.option("--boot-dtb", type=click.Path(), help="Boot DTB whose /chosen names the scratch.")
 @click.option(
     "--format",
     "formats",
@@ -92,15 +60,16 @@ _DUMP_FORMAT = click.option(
 )
 def command(
     given: Input,
-    target: tuple[str, Abi] | None,
+    question: Question,
     fail_on: str,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
+    require: tuple[str, ...],
     expect: str | None,
     formats: tuple[str, ...],
 ) -> int:
-    """Would the next kernel take this handover, and would the data survive?"""
-    from kho_inspect.inspection import Question, examine
+    """What the next kernel would do with this handover, and whether it is whole."""
+    from kho_inspect.inspection import examine
     from kho_inspect.rules.base import Severity
     from kho_inspect.rules.engine import judge
 
@@ -110,8 +79,8 @@ def command(
         (name for name in reversed(formats) if name not in REPORTS), given.options.format
     )
     options = replace(given.options, format=dump_format)
-    name, abi = target or ("", None)
-    question = Question(abi, name, _expectations(expect))
+    question = replace(question, expectations=_expectations(expect))
+    required = _code_filter(require, ()) if require and "all" not in require else None
     with given.opening() as advance:
         case = examine(given.dump, given.dtb, options, question, progress=advance)
     verdict = judge(case, wanted)
@@ -136,8 +105,23 @@ def command(
         from kho_inspect.render.github import github
 
         write_text(github(verdict, given.dump))
-    failed = any(finding.severity >= threshold for finding in verdict.findings)
-    return exit_codes.FINDINGS if failed else exit_codes.CLEAN
+    if not require:
+        return exit_status(verdict, threshold)
+    return exit_status(verdict, threshold, required or (lambda code: True))
+
+
+def exit_status(
+    verdict: Verdict, threshold: int, required: Callable[[str], bool] = lambda code: False
+) -> int:
+    """The status that CI goes by: findings that stand, then whether anything can be said."""
+    from kho_inspect.rules.base import Severity
+    from kho_inspect.rules.engine import cannot_judge, standing
+
+    if threshold > Severity.FATAL:
+        return exit_codes.CLEAN
+    if standing(verdict, threshold):
+        return exit_codes.FINDINGS
+    return exit_codes.CANNOT_JUDGE if cannot_judge(verdict, required) else exit_codes.CLEAN
 
 
 def _code_filter(select: Sequence[str], ignore: Sequence[str]) -> Callable[[str], bool]:

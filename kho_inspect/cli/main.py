@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import TextIO
 
 import click
@@ -51,6 +54,9 @@ class LazyGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {option for param in self.get_params(ctx) for option in param.opts}
         if args and args[0] not in own and args[0] not in COMMANDS:
+            near = get_close_matches(args[0], COMMANDS, n=1, cutoff=0.75)
+            if near and not Path(args[0]).exists():
+                raise click.UsageError(f"no command or dump {args[0]!r}: did you mean {near[0]}?")
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 
@@ -58,7 +64,8 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 clean, 1 findings, 2 usage, 3 input unreadable or not a handover.",
+    epilog="Exit status: 0 clean, 1 findings, 2 usage, 3 input unreadable or not a "
+    "handover, 4 cannot judge, 70 an error of the program.",
     subcommand_metavar="[COMMAND] DUMP DTB [OPTIONS]",
 )
 @click.version_option(__version__, "-V", "--version", message="kho-inspect %(version)s")
@@ -99,6 +106,13 @@ def run(args: Sequence[str] | None = None) -> int:
     except MemoryError:
         _complain("out of memory", "a summary needs less: --json, or ranges --limit")
         return exit_codes.UNREADABLE
+    except Exception as error:  # noqa: BLE001  a defect of ours: the status of findings would mislead
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        _complain(
+            f"internal error: {type(error).__name__} in {where.name}() ({where.lineno}): {error}",
+            "report it, with the command and the two files if you can",
+        )
+        return exit_codes.INTERNAL
     return code if isinstance(code, int) else exit_codes.CLEAN
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kho_inspect.abi import ABIS
+from kho_inspect.abi import ABIS, TARGETS, Abi, find_target
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.limits import BUDGETS, Limits
-from kho_inspect.units import PhysAddr, parse_size
+from kho_inspect.units import Extent, PhysAddr, parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,6 +80,37 @@ class DumpFormat(ParamType):
         if value not in choices:
             self.fail(f"{value!r} is not one of {', '.join(choices)}", param, ctx)
         return str(value)
+
+
+class Area(ParamType):
+    """``START+LEN``."""
+
+    name = "start+len"
+
+    def convert(self, value: object, param: object, ctx: object) -> Extent:
+        if isinstance(value, Extent):
+            return value
+        try:
+            start, size = (parse_size(part) for part in str(value).split("+"))
+        except ValueError:
+            self.fail(f"{value!r} is not START+LEN, each in hex or decimal")
+        if not size:
+            self.fail(f"{value!r} is an area of no size")
+        return Extent(start, start + size)
+
+
+class Target(ParamType):
+    """``kho-v4``, ``v4``, ``linux-7.3``."""
+
+    name = "target"
+
+    def convert(self, value: object, param: object, ctx: object) -> tuple[str, Abi]:
+        if isinstance(value, tuple):
+            return value
+        abi = find_target(str(value))
+        if abi is None:
+            self.fail(f"{value!r} is no kernel or ABI that is known: {', '.join(TARGETS)}")
+        return str(value), abi
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +251,31 @@ def reads_handover(
     """
     dtb = _DTB if more_arguments else _OPTIONAL_DTB
     return _with_input(function, (_DUMP, dtb, *_OPTIONS, *_DUMP_OPTIONS, dump_format, *_BUDGETS))
+
+
+_JUDGED = (
+    click.option("--target", type=Target(), help="Kernel to decide for: kho-v4, linux-7.1, …"),
+    click.option(
+        "--scratch", type=Area(), multiple=True, help="A scratch area, START+LEN; repeat for each."
+    ),
+    click.option("--boot-dtb", type=click.Path(), help="Boot DTB whose /chosen names the scratch."),
+)
+
+
+def judged(function: Callable[..., int]) -> Callable[..., int]:
+    """The options of commands that judge; the function gets ``question`` for ``target``."""
+
+    @wraps(function)
+    def wrapper(given: Input, target: tuple[str, Abi] | None, **params: Any) -> int:
+        from kho_inspect.inspection import Question
+
+        name, abi = target or ("", None)
+        return function(given, question=Question(abi, name), **params)
+
+    decorated: Callable[..., int] = wrapper
+    for decorator in reversed(_JUDGED):
+        decorated = decorator(decorated)
+    return decorated
 
 
 def reads_dump(function: Callable[..., int]) -> Callable[..., int]:

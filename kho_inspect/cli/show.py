@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from kho_inspect.cli import exit_codes
-from kho_inspect.cli.options import Input, reads_handover
+from kho_inspect.cli.check import exit_status
+from kho_inspect.cli.options import Input, judged, reads_handover
+
+if TYPE_CHECKING:
+    from kho_inspect.inspection import Question
 
 
 @click.command("show")
 @reads_handover
-@click.option("--full", is_flag=True, help="Print every node of the radix tree.")
-def command(given: Input, full: bool) -> int:
-    """The whole report (the default)."""
-    from kho_inspect.inspection import case_of
+@judged
+@click.option("--full", is_flag=True, help="Orders, ranges, tree and contents too.")
+def command(given: Input, question: Question, full: bool) -> int:
+    """What it is, whether it is sound, and what to do (the default)."""
+    from kho_inspect.inspection import examine
     from kho_inspect.rules.base import Severity
     from kho_inspect.rules.engine import judge
 
-    handover = given.inspect()
-    verdict = judge(case_of(handover))
+    with given.opening() as advance:
+        case = examine(given.dump, given.dtb, given.options, question, progress=advance)
+    verdict = judge(case)
+    if case.fdt_error is not None:
+        raise case.fdt_error
     if given.json:
-        from kho_inspect.render.check_json import findings_json
+        from kho_inspect.render.check_json import statements_json
         from kho_inspect.render.json import show_document
 
-        document = show_document(handover)
-        given.write_json({**document, "verdict": verdict.word, "findings": findings_json(verdict)})
+        document = show_document(case.handover)
+        given.write_json({**document, "check": statements_json(verdict)})
     else:
         from kho_inspect.render.report import print_report
 
-        print_report(given.console(), handover, verdict, full_tree_wanted=full)
-    bad = handover.faults or verdict.worst >= Severity.WARNING
-    return exit_codes.FINDINGS if bad else exit_codes.CLEAN
+        print_report(given.console(), case.handover, verdict, full=full)
+    return exit_status(verdict, Severity.WARNING)

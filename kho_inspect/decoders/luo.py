@@ -36,8 +36,8 @@ def decode_fdt(context: Context, blob: Blob, kind: str) -> Luo:
     assert blob.fdt is not None
     path = (Step(StepKind.SUBNODE, blob.name),)
     number = _u64(context, blob.fdt, "liveupdate-number", path)
-    sessions_pa = _pointer(context, blob, "luo-session", "luo-session-header")
-    flbs_pa = _pointer(context, blob, "luo-flb", "luo-flb-header")
+    sessions_pa = _pointer(context, blob, "luo-session", "luo-session-v2")
+    flbs_pa = _pointer(context, blob, "luo-flb", "luo-flb-v1")
     sessions: tuple[LuoSession, ...] = ()
     if sessions_pa:
         size = layout.LUO_SESSION_PGCNT << context.geometry.shift
@@ -86,14 +86,20 @@ def decode_raw(context: Context, blob: Blob, kind: str) -> Luo | None:
     )
 
 
-def _pointer(context: Context, blob: Blob, child: str, name: str) -> PhysAddr:
-    """An address in a child node; 0 when the child is not there, which is normal."""
+def _pointer(context: Context, blob: Blob, child: str, compatible: str) -> PhysAddr:
+    """The address of a header, by the child node that is to be there; 0 when it is not."""
     assert blob.fdt is not None
     node = blob.fdt.child(child)
+    path: Path = (Step(StepKind.SUBNODE, blob.name),)
     if node is None:
+        context.faults.add(FaultKind.LUO_PROPERTY, f"LUO node {child!r} is missing", path=path)
         return 0
-    path = (Step(StepKind.SUBNODE, blob.name), Step(StepKind.NODE, child))
-    return _u64(context, node, name, path) or 0
+    path = (*path, Step(StepKind.NODE, child))
+    if compatible.encode() not in (node.prop("compatible") or b"").split(b"\0"):
+        found = f"{node.string('compatible')!r}, should be {compatible!r}"
+        words = f"compatible of LUO node {child!r} is {found}"
+        context.faults.add(FaultKind.LUO_PROPERTY, words, path=path)
+    return _u64(context, node, f"{child}-header", path) or 0
 
 
 def _u64(context: Context, node: FdtNode, name: str, path: Path) -> int | None:
@@ -163,12 +169,24 @@ def _read_entries(
             path=path,
         )
         return []
+    if count < capacity and _is_record(context, paddr + count * step):
+        words = (
+            f"count is {count:,}, one more entry stands behind them at {paddr + count * step:#x}"
+        )
+        context.faults.add(FaultKind.RECORD_UNCOUNTED, words, paddr=paddr, path=path)
     size = count * step
     data = _ARRAY.read(context.memory, paddr, size, path, context.faults) if size else None
     if data is None:
         return []
     offsets = _afford(context, range(0, len(data), step), path)
     return [parse_record(entry, data[at : at + step]) for at in offsets]
+
+
+def _is_record(context: Context, paddr: PhysAddr) -> bool:
+    """Whether the text that every entry starts with is there at all."""
+    return (
+        context.memory.presence(paddr) is Presence.STORED and context.memory.read(paddr, 1)[0] > 0
+    )
 
 
 def _sessions(

@@ -159,7 +159,12 @@ class _Read:
 def _read(compatible: str, context: Context, entry: FileEntry) -> _Read:
     layout = _LAYOUTS[compatible]
     data, owner, path = entry
-    raw = _DESCRIPTOR.read(context.memory, data, layout.sizeof(), path, context.faults)
+    raw = None
+    if data % context.geometry.page_size:
+        message = f"memfd descriptor {data:#x} is not aligned to a page"
+        context.faults.add(FaultKind.MEMFD_MISALIGNED, message, paddr=data, path=path)
+    else:
+        raw = _DESCRIPTOR.read(context.memory, data, layout.sizeof(), path, context.faults)
     if raw is None:
         return _Read(owner, np.empty(0, dtype=_FOLIO), None)
     fields = parse_record(layout, raw)
@@ -184,7 +189,8 @@ def _read(compatible: str, context: Context, entry: FileEntry) -> _Read:
         owner=owner,
         path=path,
     )
-    entries = context.read_table(area, _FOLIO, fields.nr_folios)
+    room = (area.pages << context.geometry.shift) // _FOLIO.itemsize
+    entries = context.read_table(area, _FOLIO, min(fields.nr_folios + 1, room))
     if len(entries) < fields.nr_folios:
         context.faults.add(
             FaultKind.MEMFD_FOLIOS,
@@ -193,7 +199,19 @@ def _read(compatible: str, context: Context, entry: FileEntry) -> _Read:
             paddr=area.first or None,
             path=path,
         )
-    return _Read(owner, entries, make)
+    elif any(_is_folio(word) for word in entries["pfn_flags"][fields.nr_folios :].tolist()):
+        context.faults.add(
+            FaultKind.RECORD_UNCOUNTED,
+            f"memfd has nr_folios {fields.nr_folios:,}, its table goes on behind them",
+            paddr=area.first or None,
+            path=path,
+        )
+    return _Read(owner, entries[: fields.nr_folios], make)
+
+
+def _is_folio(word: int) -> bool:
+    """Whether an entry is one that writers make, not what recycled memory holds."""
+    return 0 < word >> FOLIO_PFN_BITS <= sum(FOLIO_FLAGS) and word & int(_PFN) != 0
 
 
 def _finish(context: Context, held: list[_Read]) -> list[Memfd | None]:

@@ -312,4 +312,4 @@ def _read_setup_data(memory: PhysicalMemory, paddr: PhysAddr) -> Pointer | None:
     data = parse_record(kho_data, raw[setup_data.sizeof() :])
     table = Extent(data.scratch_addr, data.scratch_addr + data.scratch_size)
     where = Extent(paddr, paddr + len(raw))
-    return Pointer(f"setup_data at {paddr:#x}", where, data.fdt_addr, table)
+    return Pointer(f"setup_data at {paddr:#x}", where, data.fdt_addr, table, data.fdt_size)

@@ -122,6 +122,8 @@ class Pointer:
     fdt: PhysAddr
     scratch: Extent
     """The scratch table."""
+    fdt_size: int | None = None
+    """As a setup_data entry says; None of a boot FDT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +146,5 @@ class Handover:
     pointers: tuple[Pointer, ...]
     """What in the dump points to this very root FDT."""
     faults: tuple[Fault, ...]
+    strays: tuple[Pointer, ...] = ()
+    """The setup_data entries that point to no root FDT at all."""

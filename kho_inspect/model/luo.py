@@ -93,14 +93,17 @@ class Luo(Content):
     compatible: str
     liveupdate_num: int | None
     sessions_pa: PhysAddr
-    """0: sessions were not serialized (yet)."""
+    """luo-v5: 0 when sessions were not serialized (yet)."""
     flbs_pa: PhysAddr
     sessions: tuple[LuoSession, ...]
     flbs: tuple[LuoFlb, ...]
 
     def complete(self) -> bool:
-        """LUO writes its sessions at reboot only; an earlier dump has none."""
-        return self.sessions_pa != 0
+        """LUO writes its sessions at reboot only; an earlier dump has none.
+
+        The header of luo-v1 stands there from the start, and counts nothing.
+        """
+        return self.sessions_pa != 0 and (self.compatible != "luo-v1" or bool(self.sessions))
 
     @property
     def files(self) -> list[LuoFile]:

@@ -17,9 +17,37 @@ def findings_json(verdict: Verdict) -> list[Document]:
             "paddr": address(finding.paddr),
             "path": finding.path,
             "hint": finding.hint,
+            "about": finding.about.value,
         }
         for finding in verdict.findings
     ]
+
+
+def statements_json(verdict: Verdict) -> Document:
+    """The three statements, the expectations, and the findings."""
+    capture, decision = verdict.capture, verdict.decision
+    return {
+        "capture": {
+            "state": capture.state.value,
+            "reasons": list(capture.reasons),
+            "suggestion": capture.suggestion,
+        },
+        "decision": {
+            "state": decision.state.value,
+            "target": decision.target,
+            "reasons": list(decision.reasons),
+        },
+        "integrity": {
+            "state": verdict.integrity.value,
+            "ran": verdict.ran,
+            "not_applicable": len(verdict.not_applicable),
+            "blocked": [
+                {"codes": list(group.codes), "reason": group.reason} for group in verdict.blocked
+            ],
+        },
+        "expectations": verdict.expectations.value,
+        "findings": findings_json(verdict),
+    }
 
 
 def check_document(verdict: Verdict, dump: str, dtb: str | None) -> Document:
@@ -27,8 +55,5 @@ def check_document(verdict: Verdict, dump: str, dtb: str | None) -> Document:
     return {
         "schema_version": SCHEMA_VERSION,
         "source": {"path": dump, "dtb": dtb},
-        "verdict": verdict.word,
-        "rules_checked": verdict.checked,
-        "findings": findings_json(verdict),
-        "not_checked": [{"code": one.code, "why": one.why} for one in verdict.not_checked],
+        **statements_json(verdict),
     }

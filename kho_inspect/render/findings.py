@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.padding import Padding
@@ -11,12 +11,13 @@ from rich.text import Text
 
 from kho_inspect.render.console import grid, plain
 from kho_inspect.render.names import message_text, path_name
-from kho_inspect.rules.base import Finding, Severity
-from kho_inspect.rules.engine import NotChecked, Verdict
+from kho_inspect.rules.base import Decision, Finding, Severity
+from kho_inspect.rules.engine import Blocked, Verdict
+from kho_inspect.rules.statements import CaptureState, Integrity, Met
 from kho_inspect.units import plural
 
-MAX_LISTED = 1000
-"""Findings that ``check`` prints as text: Rich needs a millisecond for each."""
+MAX_ALIKE = 3
+"""Findings of one rule that are printed as text: what is alike has one cause, as a rule."""
 
 STYLES = {
     Severity.FATAL: "bold red",
@@ -24,52 +25,74 @@ STYLES = {
     Severity.WARNING: "yellow",
     Severity.INFO: "cyan",
 }
-_WORDS = {
-    "fatal": "FATAL: the next kernel would refuse it, panic, or corrupt memory",
-    "damaged": "DAMAGED: the next kernel would take it, but data is lost",
-    "suspicious": "SUSPICIOUS: the next kernel would take it, but see the warnings",
-    "sound": "SOUND: the next kernel would take it, and the data would survive",
+_CAPTURE = {
+    CaptureState.COMPLETE: "complete",
+    CaptureState.INCOMPLETE: "incomplete: not all that the handover points to could be read",
+    CaptureState.RECYCLED: "recycled: taken after the next kernel had reused this memory",
+    CaptureState.MISMATCH: "does not fit: dump, DTB, base, map or page size",
+}
+_DECISION = {
+    Decision.ACCEPTS: "accepts it",
+    Decision.REFUSES: "refuses it",
+    Decision.PANICS: "panics or hangs",
+}
+_INTEGRITY = {
+    Integrity.NO_DEFECT: "no defect found",
+    Integrity.SUSPICIOUS: "suspicious",
+    Integrity.DAMAGED: "damaged",
+    Integrity.UNDECIDED: "undecided",
 }
 
 
-def verdict_line(verdict: Verdict) -> Text:
-    """``✔ SOUND …``"""
-    mark, style = ("✔", "bold green") if verdict.word == "sound" else ("✘", STYLES[verdict.worst])
-    return Text(f"{mark} {_WORDS[verdict.word]}", style)
+def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
+    """Capture, decision, integrity and what was expected, a line each; ``most`` reasons."""
+    capture, decision, integrity = verdict.capture, verdict.decision, verdict.integrity
+    lines = [
+        _statement("capture", _CAPTURE[capture.state], capture.state is CaptureState.COMPLETE),
+        *(plain(f"    {message_text(reason)}", "dim") for reason in capture.reasons[:most]),
+    ]
+    if capture.suggestion:
+        lines.append(plain(f"    this fits: {capture.suggestion}", "bold"))
+    codes = ", ".join(decision.reasons)
+    words = f"unknown for {decision.target}"
+    if decision.state is not Decision.UNKNOWN:
+        words = f"{decision.target} {_DECISION[decision.state]}{f': {codes}' if codes else ''}"
+    lines.append(_statement("decision", words, decision.state is Decision.ACCEPTS))
+    blocked = len(verdict.blocked_codes)
+    counts = f"{plural(verdict.ran, 'rule')} ran, {len(verdict.not_applicable)} do not apply"
+    counts += f", {blocked} blocked" if blocked else ""
+    words = f"{_INTEGRITY[integrity]} ({counts})"
+    lines.append(_statement("integrity", words, integrity is Integrity.NO_DEFECT))
+    if verdict.expectations is not Met.NONE:
+        met = verdict.expectations is Met.MET
+        lines.append(_statement("expected", "met" if met else "differs", met))
+    return lines
 
 
-def counts_line(verdict: Verdict) -> Text:
-    """``74 rules: 1 fatal, 2 warnings; 5 not checked``"""
-    counts = []
-    for severity in sorted(Severity, reverse=True):
-        count = sum(finding.severity is severity for finding in verdict.findings)
-        if count:
-            noun = severity.label if severity in (Severity.FATAL, Severity.INFO) else ""
-            counts.append(f"{count} {noun}" if noun else plural(count, severity.label))
-    found = ", ".join(counts) or "nothing found"
-    left = f"; {len(verdict.not_checked)} not checked" if verdict.not_checked else ""
-    return Text(f"{plural(verdict.checked, 'rule')}: {found}{left}")
+def _statement(name: str, words: str, good: bool) -> Text:
+    mark, style = ("✔", "bold green") if good else ("✘", "bold red")
+    return Text.assemble((f"{mark} {name:<10} ", style), plain(words))
 
 
-def print_findings(
-    console: Console,
-    findings: Sequence[Finding],
-    limit: int,
-    rest: str = "kho-inspect check DUMP DTB",
-) -> None:
-    """Grouped by severity, worst first: what, where, what to do; ``rest`` says how to get more."""
-    shown = findings[:limit]
-    for number, finding in enumerate(shown):
-        if number == 0 or shown[number - 1].severity != finding.severity:
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Grouped by severity and code, worst first: what, where, and once what to do."""
+    severity = None
+    for (worst, name), group in groupby(findings, lambda finding: (finding.severity, finding.code)):
+        if severity is not worst:
+            severity = worst
             console.print()
-            console.print(Text(finding.severity.label, STYLES[finding.severity]))
-        words = [plain(message_text(finding.message)), plain(f"→ {finding.hint}")]
-        if where := place(finding):
-            words.insert(1, plain(f"at {where}", "dim"))
-        code = Text(finding.code, STYLES[finding.severity])
+            console.print(Text(worst.label, STYLES[worst]))
+        alike = list(group)
+        words = []
+        for finding in alike[:MAX_ALIKE]:
+            words.append(plain(message_text(finding.message)))
+            if where := place(finding):
+                words.append(plain(f"at {where}", "dim"))
+        if len(alike) > MAX_ALIKE:
+            words.append(plain(f"… {len(alike) - MAX_ALIKE:,} more: --json lists them all", "dim"))
+        words.append(plain(f"→ {alike[0].hint}"))
+        code = Text(name, STYLES[worst])
         console.print(grid([(code if not row else "", text) for row, text in enumerate(words)], 2))
-    if len(findings) > limit:
-        console.print(Text(f"  … {len(findings) - limit:,} more: {rest}", "dim"))
 
 
 def place(finding: Finding) -> str:
@@ -79,23 +102,22 @@ def place(finding: Finding) -> str:
     return f"{path} ({address})" if path and address else path or address
 
 
-def print_not_checked(console: Console, not_checked: Sequence[NotChecked]) -> None:
+def print_blocked(console: Console, blocked: Sequence[Blocked]) -> None:
     """The reasons, each with the rules that it concerns."""
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for one in not_checked:
-        reasons[one.why].append(one.code)
-    if not reasons:
+    if not blocked:
         return
     console.print()
     console.print(Text("not checked", "bold"))
-    for why, codes in reasons.items():
+    for group in blocked:
+        codes = group.codes
         listed = " ".join(codes) if len(codes) <= 6 else f"{codes[0]} … {codes[-1]} ({len(codes)})"
-        console.print(Padding(plain(f"{listed}: {why}", "dim"), (0, 0, 0, 2)))
+        words = plain(f"{listed}: {group.reason}", "dim")
+        console.print(Padding(words, (0, 0, 0, 2)))
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:
     """The whole of ``check``."""
-    console.print(verdict_line(verdict))
-    console.print(counts_line(verdict))
-    print_findings(console, verdict.findings, MAX_LISTED, "--json lists them all")
-    print_not_checked(console, verdict.not_checked)
+    for line in statements(verdict):
+        console.print(line)
+    print_findings(console, verdict.findings)
+    print_blocked(console, verdict.blocked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kho_inspect.render.findings import place
+from kho_inspect.render.findings import place, statements
 from kho_inspect.render.names import message_text
 from kho_inspect.render.safe import safe
 from kho_inspect.rules.base import Severity
@@ -19,14 +19,15 @@ _LEVELS = {
 
 
 def github(verdict: Verdict, dump: str) -> Iterator[str]:
-    """Commands that GitHub shows as annotations, and the verdict in plain words."""
+    """Commands that GitHub shows as annotations, and the statements in plain words."""
     for finding in verdict.findings:
         level = _LEVELS[finding.severity]
         text = f"{message_text(finding.message)} [{place(finding)}] {finding.hint}"
         title = _escaped(f"{finding.code} {finding.severity.label}", is_property=True)
         file = _escaped(dump, is_property=True)
         yield f"::{level} file={file},title={title}::{_escaped(text)}\n"
-    yield f"verdict: {verdict.word}\n"
+    for line in statements(verdict):
+        yield f"{_escaped(line.plain)}\n"
 
 
 def _escaped(text: str, *, is_property: bool = False) -> str:

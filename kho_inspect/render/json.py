@@ -25,7 +25,7 @@ from kho_inspect.render.names import item_name, message_text, path_name, place_n
 from kho_inspect.render.ranges import RangeBatch
 from kho_inspect.units import Extent
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BATCH = 4096
 """Items of long arrays that are held at a time."""
 MAX_CLAIMANTS = 8

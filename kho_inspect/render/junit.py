@@ -9,16 +9,26 @@ from kho_inspect.render.findings import place
 from kho_inspect.render.names import message_text
 from kho_inspect.render.safe import safe
 from kho_inspect.rules.base import Finding
-from kho_inspect.rules.engine import RULES, Verdict
+from kho_inspect.rules.engine import BY_CODE, RULES, Verdict
 
 
 def junit(verdict: Verdict, dump: str, fail_on: int) -> Iterator[str]:
     """One test case per rule; findings of severity ``fail_on`` and above are failures."""
-    skipped = {one.code: one.why for one in verdict.not_checked}
+    skipped = {code: f"does not apply: no {_subject(code)}" for code in verdict.not_applicable}
+    skipped |= {code: group.reason for group in verdict.blocked for code in group.codes}
     found: dict[str, list[Finding]] = {}
     for finding in verdict.findings:
         found.setdefault(finding.code, []).append(finding)
     suite = ElementTree.Element("testsuite", name="kho-inspect check")
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in (
+        ("capture", verdict.capture.state.value),
+        ("decision", verdict.decision.state.value),
+        ("target", verdict.decision.target),
+        ("integrity", verdict.integrity.value),
+        ("expectations", verdict.expectations.value),
+    ):
+        ElementTree.SubElement(properties, "property", name=name, value=safe(value))
     failures = 0
     for rule in RULES:
         case = ElementTree.SubElement(
@@ -51,6 +61,11 @@ def junit(verdict: Verdict, dump: str, fail_on: int) -> Iterator[str]:
     yield '<?xml version="1.0" encoding="utf-8"?>\n'
     yield ElementTree.tostring(root, encoding="unicode")
     yield "\n"
+
+
+def _subject(code: str) -> str:
+    subject = BY_CODE[code].subject
+    return subject.value if subject else ""
 
 
 def _line(finding: Finding) -> str:

@@ -40,6 +40,13 @@ def sarif(verdict: Verdict, dump: str) -> Iterator[str]:
                     _result(finding, codes.index(finding.code), dump)
                     for finding in verdict.findings
                 ],
+                "properties": {
+                    "capture": verdict.capture.state.value,
+                    "decision": verdict.decision.state.value,
+                    "target": verdict.decision.target,
+                    "integrity": verdict.integrity.value,
+                    "expectations": verdict.expectations.value,
+                },
                 "columnKind": "unicodeCodePoints",
             }
         ],
@@ -76,5 +83,5 @@ def _result(finding: Finding, index: int, dump: str) -> dict[str, Any]:
         "level": _LEVELS[finding.severity],
         "message": {"text": f"{message_text(finding.message)}\n{finding.hint}"},
         "locations": [location],
-        "properties": {"severity": finding.severity.label},
+        "properties": {"severity": finding.severity.label, "about": finding.about.value},
     }

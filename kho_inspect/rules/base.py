@@ -29,13 +29,47 @@ class Severity(IntEnum):
 INFO, WARNING, ERROR, FATAL = Severity
 
 
+class About(Enum):
+    """What a finding is about."""
+
+    HANDOVER = "handover"
+    CAPTURE = "capture"
+    """The dump or the DTB file, not the memory that the kernel will see."""
+    EXPECTATION = "expectation"
+
+
+class Decision(Enum):
+    """What the next kernel does with a handover, or because of a fault in it."""
+
+    ACCEPTS = "accepts"
+    """It boots with the handover; a fault costs data."""
+    REFUSES = "refuses"
+    """It boots without the handover, or a subsystem without its part."""
+    PANICS = "panics"
+    """It stops: by panic(), by a page fault, or without a word before its console is up."""
+    UNKNOWN = "unknown"
+
+
+class Subject(Enum):
+    """What a rule is about; where there is none, the rule does not apply."""
+
+    LUO = "LUO"
+    MEMFD = "memfd"
+    MEMBLOCK = "memblock"
+    KHO_TEST = "kho_test"
+    METADATA = "kexec-metadata"
+    VMALLOC = "vmalloc area"
+    RADIX = "radix tree"
+    CHUNKS = "kho-v1 chunk list"
+
+
 class Need(Enum):
     """What a rule cannot do without; the value says how to provide it, or what spoils it."""
 
     FDT = "the root FDT could not be read"
     ABI = "the ABI is unknown (--assume-abi)"
     TREE = "the preserved-memory map could not be read"
-    TRUSTED = "the dump was taken too late: memory has been recycled (KHO201)"
+    TRUSTED = "the tree's memory holds something else (KHO201)"
     SCRATCH = "no scratch table: --scratch START+LEN, or --boot-dtb FILE"
     SOUND_SCRATCH = "the scratch table is malformed (KHO304)"
     TARGET = "no --target given"
@@ -66,3 +100,6 @@ class Finding:
     paddr: PhysAddr | None
     path: Path
     hint: str
+    about: About
+    decision: Decision
+    """What the next kernel does because of it."""

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 from kho_inspect import fdt
+from kho_inspect.abi import ABIS
 from kho_inspect.decoders.kexec_metadata import KexecMetadata
 from kho_inspect.decoders.kho_test import KhoTest
 from kho_inspect.decoders.memblock import REGION, Memblock
 from kho_inspect.layouts.kexec_metadata import KHO_KEXEC_METADATA_VERSION
 from kho_inspect.layouts.kho_test import KHO_TEST_MAGIC
+from kho_inspect.layouts.luo import luo_compatible
 from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.fdt_node import text_of
 from kho_inspect.model.identity import ClaimKind, Step, StepKind
-from kho_inspect.rules.base import ERROR, INFO, WARNING, Need, Observation
+from kho_inspect.rules.base import (
+    ERROR,
+    FATAL,
+    INFO,
+    WARNING,
+    About,
+    Decision,
+    Need,
+    Observation,
+    Subject,
+)
 from kho_inspect.rules.case import Case, in_blob, repeated, subnode
 from kho_inspect.rules.catalogue import Catalogue, not_saved
 from kho_inspect.units import Extent
@@ -24,28 +38,30 @@ rule, fault_rule = CATALOGUE.rule, CATALOGUE.fault_rule
 KINDS = {"memblock": "memblock-v1", "kho_test": "kho-test-v1"}
 """Sub-nodes whose compatible string every kernel of today agrees on."""
 
+LUO_VERSIONS = {name for abi in ABIS for name in abi.luo}
+"""Compatible strings of LUO's state, whatever its sub-node is called."""
 _EXTENT = "the size or the pointer of the sub-node is wrong"
 _REGION = "the reserve_mem= region is lost: compare the command lines of both kernels"
 _TEST = "the test would report a failure: see which of its pages changed"
 
 
-@fault_rule("KHO601", ERROR, _REGION, FaultKind.MEMBLOCK_PROPERTY)
+@fault_rule("KHO601", ERROR, _REGION, FaultKind.MEMBLOCK_PROPERTY, Subject.MEMBLOCK)
 def memblock_property() -> None:
     """Every reserve_mem region has a start and a size of 8 bytes each.
 
     Matters: the region is not found, and is allocated afresh, empty.
     Causes: damage to the blob.
-    Enforced by: ``reserve_mem_kho_retrieve()``.
+    Enforced by: ``reserve_mem_kho_revive()``: returns false.
     """
 
 
-@rule("KHO602", WARNING, _REGION)
+@rule("KHO602", ERROR, _REGION, Subject.MEMBLOCK)
 def region_compatible(case: Case) -> Iterator[Observation]:
     """Every child of memblock is a reserve-mem-v1 region.
 
-    Matters: the next kernel passes over what it does not know.
+    Matters: the region that the command line asks for is allocated afresh, empty.
     Causes: a newer writer; damage to the blob.
-    Enforced by: ``reserve_mem_kho_retrieve()``.
+    Enforced by: ``reserve_mem_kho_revive()``: "Node '…' is incompatible with 'reserve-mem-v1'".
     """
     for _, memblock in case.contents(Memblock):
         for region in memblock.regions:
@@ -55,18 +71,20 @@ def region_compatible(case: Case) -> Iterator[Observation]:
                 yield Observation(words, region.start, region.path)
 
 
-@rule("KHO603", ERROR, _REGION, Need.TREE)
+@rule("KHO603", FATAL, _REGION, Need.TREE, Decision.ACCEPTS, Subject.MEMBLOCK)
 def region_unpreserved(case: Case) -> Iterator[Observation]:
     """Every reserve_mem region is preserved.
 
-    Matters: the next kernel reserves the region late; unpreserved, it is overwritten by then.
+    Matters: the next kernel takes the region over without reserving it: unpreserved, its pages are
+    given to the allocator too, and two owners write to them. Outside RAM the contents are lost.
     Causes: a bit lost in the tree; a start or size overwritten.
-    Enforced by: no kernel.
+    Enforced by: no kernel: ``reserve_mem_kho_revive()`` calls ``reserved_mem_add()``.
     """
-    return case.claims.unpreserved(ClaimKind.REGION)
+    for found in case.claims.unpreserved(ClaimKind.REGION):
+        yield replace(found, severity=None if case.in_ram(found.paddr) else ERROR)
 
 
-@rule("KHO604", ERROR, _REGION)
+@rule("KHO604", ERROR, _REGION, Subject.MEMBLOCK)
 def regions_overlap(case: Case) -> Iterator[Observation]:
     """reserve_mem regions have names of their own and do not overlap.
 
@@ -91,23 +109,23 @@ def regions_overlap(case: Case) -> Iterator[Observation]:
                 yield Observation(f"regions {before} and {after} overlap", after.start, path)
 
 
-@fault_rule("KHO605", WARNING, _EXTENT, FaultKind.METADATA_SHORT)
+@fault_rule("KHO605", WARNING, _EXTENT, FaultKind.METADATA_SHORT, Subject.METADATA)
 def metadata_short() -> None:
     """The kexec-metadata blob is as long as its struct.
 
     Matters: the next kernel does not learn which kernel came before.
     Causes: a wrong blob-size.
-    Enforced by: ``kho_process_kexec_metadata()``: passed over with a warning.
+    Enforced by: ``kho_in_kexec_metadata()``: "blob too small".
     """
 
 
-@rule("KHO606", WARNING, "written by a newer kernel, or overwritten")
+@rule("KHO606", WARNING, "written by a newer kernel, or overwritten", Subject.METADATA)
 def metadata_version(case: Case) -> Iterator[Observation]:
     """kexec-metadata is of a version that is known.
 
     Matters: the next kernel passes over another version.
     Causes: a newer writer; damage to the blob.
-    Enforced by: ``kho_process_kexec_metadata()``: passed over with a warning.
+    Enforced by: ``kho_in_kexec_metadata()``: "version … not supported (expected 1)".
     """
     known = KHO_KEXEC_METADATA_VERSION
     for blob, metadata in case.contents(KexecMetadata):
@@ -116,7 +134,7 @@ def metadata_version(case: Case) -> Iterator[Observation]:
             yield in_blob(blob, words)
 
 
-@rule("KHO607", WARNING, "the blob was overwritten")
+@rule("KHO607", WARNING, "the blob was overwritten", Subject.METADATA)
 def metadata_release(case: Case) -> Iterator[Observation]:
     """The previous kernel's release is a terminated string.
 
@@ -130,23 +148,23 @@ def metadata_release(case: Case) -> Iterator[Observation]:
             yield in_blob(blob, f"previous_release is {size}, should be terminated")
 
 
-@fault_rule("KHO608", ERROR, _TEST, FaultKind.KHO_TEST_PROPERTY)
+@fault_rule("KHO608", ERROR, _TEST, FaultKind.KHO_TEST_PROPERTY, Subject.KHO_TEST)
 def kho_test_property() -> None:
     """The kho_test FDT has nr_folios, folios_info and csum in their sizes.
 
     Matters: the test cannot find its folios.
     Causes: damage to the blob.
-    Enforced by: ``kho_test_restore()``: -EINVAL.
+    Enforced by: ``kho_test_restore()``: -EINVAL, "KHO restore failed".
     """
 
 
-@rule("KHO609", ERROR, _TEST)
+@rule("KHO609", ERROR, _TEST, Subject.KHO_TEST)
 def kho_test_magic(case: Case) -> Iterator[Observation]:
     """The kho_test magic is the one of the module.
 
     Matters: the test refuses its own data.
     Causes: damage to the blob.
-    Enforced by: ``kho_test_restore()``: -EINVAL.
+    Enforced by: ``kho_test_restore()``: -EINVAL, "KHO restore failed".
     """
     for blob, test in case.contents(KhoTest):
         if test.magic != KHO_TEST_MAGIC:
@@ -154,13 +172,13 @@ def kho_test_magic(case: Case) -> Iterator[Observation]:
             yield in_blob(blob, f"kho_test magic is {magic}, should be {KHO_TEST_MAGIC:#x}")
 
 
-@rule("KHO610", ERROR, _TEST)
+@rule("KHO610", ERROR, _TEST, Subject.KHO_TEST)
 def kho_test_checksum(case: Case) -> Iterator[Observation]:
     """The kho_test folios still add up to their checksum.
 
     Matters: preserved memory changed on the way: what holds here holds for all preserved memory.
     Causes: an overlap with scratch; a wild write; a page that was not preserved.
-    Enforced by: ``kho_test_restore()``: "checksum mismatch".
+    Enforced by: ``kho_test_restore()``: "KHO restore failed".
     """
     for blob, test in case.contents(KhoTest):
         if test.checksum_ok is False and len(test.phys) == test.nr_folios:
@@ -171,7 +189,7 @@ def kho_test_checksum(case: Case) -> Iterator[Observation]:
             )
 
 
-@rule("KHO611", ERROR, _TEST, FaultKind.KHO_TEST_FOLIOS)
+@rule("KHO611", ERROR, _TEST, FaultKind.KHO_TEST_FOLIOS, Subject.KHO_TEST)
 def kho_test_folios(case: Case) -> Iterator[Observation]:
     """The kho_test folios are where folios_info says, in RAM.
 
@@ -186,7 +204,7 @@ def kho_test_folios(case: Case) -> Iterator[Observation]:
         yield from itertools.islice(case.observed(*kho_test_folios.faults), 1)
 
 
-@rule("KHO612", ERROR, _TEST, Need.TREE)
+@rule("KHO612", ERROR, _TEST, Need.TREE, Subject.KHO_TEST)
 def kho_test_unpreserved(case: Case) -> Iterator[Observation]:
     """The kho_test folios are preserved, each as one block.
 
@@ -199,7 +217,14 @@ def kho_test_unpreserved(case: Case) -> Iterator[Observation]:
         yield from case.claims.inside_blocks(ClaimKind.TEST_FOLIO, but=case.memfds.distrusted)
 
 
-@fault_rule("KHO613", WARNING, not_saved("folio"), FaultKind.KHO_TEST_NOT_STORED)
+@fault_rule(
+    "KHO613",
+    WARNING,
+    not_saved("folio"),
+    FaultKind.KHO_TEST_NOT_STORED,
+    About.CAPTURE,
+    Subject.KHO_TEST,
+)
 def kho_test_not_stored() -> None:
     """The kho_test folios are stored in the dump.
 
@@ -229,7 +254,8 @@ def content_unknown(case: Case) -> Iterator[Observation]:
 def known_blob_unreadable(case: Case) -> Iterator[Observation]:
     """Sub-nodes of known names hold what belongs there.
 
-    Matters: the subsystem refuses its own data and starts afresh.
+    Matters: the subsystem refuses its own data and starts afresh. LUO's under another name is not
+    found: no kernel says so, and all sessions are lost.
     Causes: the blob was overwritten; a writer of another version.
     Enforced by: the subsystem's ``fdt_node_check_compatible()``.
     """
@@ -240,3 +266,7 @@ def known_blob_unreadable(case: Case) -> Iterator[Observation]:
         if wanted is not None and blob.stored and blob.content is None and not damaged:
             held = "no device tree" if blob.fdt is None else repr(blob.fdt.string("compatible"))
             yield in_blob(blob, f"sub-node {blob.name!r} holds {held}, should be {wanted!r}")
+        name = blob.fdt.string("compatible") if blob.fdt is not None else None
+        held = name or text_of(luo_compatible(blob.data).split(b"\0")[0])
+        if blob.name != "LUO" and blob.content is None and held in LUO_VERSIONS:
+            yield in_blob(blob, f"sub-node {blob.name!r} holds {held!r}, should be called 'LUO'")

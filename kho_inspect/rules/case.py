@@ -9,18 +9,20 @@ from functools import cached_property
 from typing import TypeVar
 
 from kho_inspect.abi import Abi
+from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.errors import FdtError
+from kho_inspect.locate.fit import Fit
 from kho_inspect.model.contents import Content
 from kho_inspect.model.faults import Fault, FaultKind
 from kho_inspect.model.handover import Blob, Handover, Scratch
 from kho_inspect.model.identity import Message, Path, Step, StepKind
 from kho_inspect.model.luo import Luo, LuoFile, LuoSession
-from kho_inspect.rules.base import Need, Observation
+from kho_inspect.rules.base import Need, Observation, Severity, Subject
 from kho_inspect.rules.claims_view import ClaimsView
 from kho_inspect.rules.expectations import Expectation
 from kho_inspect.rules.map_view import BAD_POINTERS, MapView
 from kho_inspect.rules.memfds_view import MemfdsView
-from kho_inspect.units import human_size
+from kho_inspect.units import PhysAddr, human_size
 
 C = TypeVar("C", bound=Content)
 T = TypeVar("T")
@@ -58,6 +60,8 @@ class Case:
     """The ABI of the kernel whose decision is emulated."""
     target_name: str = ""
     expectations: Sequence[Expectation] | None = None
+    fit: Fit | None = None
+    """What the dump shows to be given wrongly, where the map does not read as one."""
 
     @property
     def handover(self) -> Handover:
@@ -115,6 +119,51 @@ class Case:
         return target if target is not None and target.compatible == fdt.compatible else fdt.abi
 
     @property
+    def root_outside(self) -> bool:
+        """Whether the map begins outside the dump's memory."""
+        tree = self.handover.tree
+        return (
+            tree is not None
+            and not tree.readable
+            and any(fault.paddr == tree.root for fault in self.faults(FaultKind.NODE_OUTSIDE))
+        )
+
+    @property
+    def misreads(self) -> bool:
+        """Whether pointers lead astray: damage, or dump and DTB that do not fit as opened."""
+        if self.opened is None:
+            return False
+        astray = any(self.faults(*BAD_POINTERS, FaultKind.BLOB_OUTSIDE))
+        return astray or self.map.is_late
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the FDT is of an ABI that is in no row of the table, assumed or not."""
+        fdt = self.handover.fdt
+        return not fdt.known or fdt.assumed
+
+    @property
+    def subjects(self) -> set[Subject]:
+        """What this handover has, for rules that are about one thing."""
+        if self.opened is None:
+            return set()
+        names = {node.name for node in self.handover.fdt.root.children}
+        undecoded = any(b.name == "LUO" and b.content is None for b in self.handover.blobs)
+        memfd = undecoded or any(isinstance(file.content, Memfd) for _, file in self.files())
+        radix = self.handover.fdt.abi.radix
+        present = {
+            Subject.LUO: "LUO" in names,
+            Subject.MEMFD: memfd,
+            Subject.MEMBLOCK: "memblock" in names,
+            Subject.KHO_TEST: "kho_test" in names,
+            Subject.METADATA: "kexec-metadata" in names,
+            Subject.VMALLOC: memfd or "kho_test" in names,
+            Subject.RADIX: radix,
+            Subject.CHUNKS: not radix,
+        }
+        return {subject for subject, here in present.items() if here}
+
+    @property
     def missing(self) -> set[Need]:
         """What this case cannot provide."""
         if self.opened is None:
@@ -152,10 +201,17 @@ class Case:
         """The faults of these kinds."""
         return (fault for fault in self.handover.faults if fault.kind in kinds)
 
-    def observed(self, *kinds: FaultKind) -> Iterator[Observation]:
+    def observed(
+        self, *kinds: FaultKind, severity: Severity | None = None
+    ) -> Iterator[Observation]:
         """The faults of these kinds as they are."""
         for fault in self.faults(*kinds):
-            yield Observation(fault.message, fault.paddr, fault.path)
+            yield Observation(fault.message, fault.paddr, fault.path, severity)
+
+    def in_ram(self, paddr: PhysAddr | None) -> bool:
+        """Whether the machine has memory at an address."""
+        declared = self.handover.source.declared
+        return paddr is not None and any(ram.contains(paddr) for ram in declared)
 
     def contents(self, kind: type[C]) -> Iterator[tuple[Blob, C]]:
         """Every blob that was decoded as this kind of content."""

@@ -6,12 +6,23 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias, TypeVar
 
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.rules.base import Finding, Need, Observation, Severity
+from kho_inspect.rules.base import (
+    About,
+    Decision,
+    Finding,
+    Need,
+    Observation,
+    Severity,
+    Subject,
+)
 from kho_inspect.rules.case import Case
 
 Check = Callable[[Case], Iterable[Observation]]
+T = TypeVar("T")
+Given: TypeAlias = Need | FaultKind | About | Decision | Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,10 @@ class Rule:
     faults: tuple[FaultKind, ...]
     """The damage that this rule reports."""
     check: Check
+    about: About
+    decision: Decision
+    """What the next kernel does because of a fatal finding."""
+    subject: Subject | None
     hides_owners: bool
     """It is about what says whose memory is whose: damage there makes memory look unowned."""
 
@@ -42,7 +57,17 @@ class Rule:
         """Every finding of this rule."""
         for found in self.check(case):
             severity = self.severity if found.severity is None else found.severity
-            yield Finding(self.code, severity, found.message, found.paddr, found.path, self.hint)
+            fatal = severity is Severity.FATAL
+            yield Finding(
+                code=self.code,
+                severity=severity,
+                message=found.message,
+                paddr=found.paddr,
+                path=found.path,
+                hint=self.hint,
+                about=self.about,
+                decision=self.decision if fatal else Decision.ACCEPTS,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +78,10 @@ class Catalogue:
     """Of each rule, before its own."""
     hides_owners: bool = False
     """Of each rule."""
+    about: About = About.HANDOVER
+    decision: Decision = Decision.PANICS
+    subject: Subject | None = None
+    """Of each rule that is not given its own."""
     rules: list[Rule] = field(default_factory=list)
 
     def needing(self, *needs: Need) -> Catalogue:
@@ -60,32 +89,46 @@ class Catalogue:
         return replace(self, needs=(*self.needs, *needs))
 
     def rule(
-        self, code: str, severity: Severity, hint: str, *given: Need | FaultKind
+        self, code: str, severity: Severity, hint: str, *given: Given
     ) -> Callable[[Check], Rule]:
-        """Make a function a rule; ``given`` is what it needs, and the damage that it reports."""
+        """Make a function a rule; ``given``: needs, reported damage, what differs from others."""
 
         def enter(check: Check) -> Rule:
-            needs = tuple(need for need in given if isinstance(need, Need))
-            faults = tuple(kind for kind in given if isinstance(kind, FaultKind))
-            needs = (*self.needs, *needs)
-            self.rules.append(Rule(code, severity, hint, needs, faults, check, self.hides_owners))
+            self.rules.append(
+                Rule(
+                    code=code,
+                    severity=severity,
+                    hint=hint,
+                    needs=(*self.needs, *_each(Need, given)),
+                    faults=tuple(_each(FaultKind, given)),
+                    check=check,
+                    about=next(_each(About, given), self.about),
+                    decision=next(_each(Decision, given), self.decision),
+                    subject=next(_each(Subject, given), self.subject),
+                    hides_owners=self.hides_owners,
+                )
+            )
             return self.rules[-1]
 
         return enter
 
     def fault_rule(
-        self, code: str, severity: Severity, hint: str, *faults: FaultKind
+        self, code: str, severity: Severity, hint: str, *given: Given
     ) -> Callable[[Callable[[], None]], Rule]:
         """Make a docstring a rule that reports all damage of these kinds, as it was met."""
 
         def enter(explained: Callable[[], None]) -> Rule:
             @functools.wraps(explained)
             def check(case: Case) -> Iterable[Observation]:
-                return case.observed(*faults)
+                return case.observed(*_each(FaultKind, given))
 
-            return self.rule(code, severity, hint, *faults)(check)
+            return self.rule(code, severity, hint, *given)(check)
 
         return enter
+
+
+def _each(kind: type[T], given: Iterable[object]) -> Iterator[T]:
+    return (value for value in given if isinstance(value, kind))
 
 
 def not_saved(what: str) -> str:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kho_inspect.rules import blobs, expected, luo, memfd, memory, root_fdt, subnodes, tree
 from kho_inspect.rules.base import INFO, Finding, Need, Severity
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Rule
+from kho_inspect.rules.statements import (
+    Capture,
+    CaptureState,
+    Conclusion,
+    Integrity,
+    Met,
+    capture_of,
+    conclude,
+    expectations_of,
+    integrity_of,
+)
 
 RULES: tuple[Rule, ...] = tuple(
     rule
@@ -22,25 +33,31 @@ ORPHANS = "KHO308"
 """Left out where a damaged structure may be why memory looks unowned: one cause, one finding."""
 
 ASKED_FOR = frozenset({Need.TARGET, Need.EXPECTATIONS})
-"""Rules that need these are only for those who ask, and not reported as unchecked otherwise."""
+"""Rules that need these are only for those who ask, and not reported as blocked otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
-class NotChecked:
-    """A rule that could not be applied."""
+class Blocked:
+    """Rules that could not be applied."""
 
-    code: str
-    why: str
+    codes: tuple[str, ...]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome of all rules."""
+    """The outcome of all rules: three statements, and the findings that they rest on."""
 
+    capture: Capture
+    decision: Conclusion
+    integrity: Integrity
+    expectations: Met
     findings: tuple[Finding, ...]
     """Worst first, then by code."""
-    not_checked: tuple[NotChecked, ...]
-    checked: int
+    blocked: tuple[Blocked, ...]
+    not_applicable: tuple[str, ...]
+    """Codes of rules about what this handover does not have."""
+    ran: int
     """Rules that were applied."""
 
     @property
@@ -49,33 +66,64 @@ class Verdict:
         return max((finding.severity for finding in self.findings), default=INFO)
 
     @property
-    def word(self) -> str:
-        """The worst severity in a word."""
-        return ("sound", "suspicious", "damaged", "fatal")[self.worst]
+    def blocked_codes(self) -> frozenset[str]:
+        """Codes of all rules that could not be applied."""
+        return frozenset(code for group in self.blocked for code in group.codes)
 
 
 def judge(case: Case, wanted: Callable[[str], bool] = lambda code: True) -> Verdict:
-    """Apply every rule whose code is wanted and whose needs the case meets."""
+    """Apply every rule whose code is wanted, that applies, and whose needs the case meets."""
     findings: list[Finding] = []
-    not_checked: list[NotChecked] = []
-    missing = case.missing
-    checked = 0
+    blocked: dict[str, list[str]] = {}
+    missing, subjects = case.missing, case.subjects
+    not_applicable: list[str] = []
+    ran = 0
     for rule in RULES:
         absent = [need for need in rule.needs if need in missing]
         if not wanted(rule.code) or not ASKED_FOR.isdisjoint(absent):
             continue
         if absent:
-            not_checked.append(NotChecked(rule.code, absent[0].value))
-            continue
-        checked += 1
-        findings.extend(rule.run(case))
+            blocked.setdefault(absent[0].value, []).append(rule.code)
+        elif rule.subject is not None and rule.subject not in subjects:
+            not_applicable.append(rule.code)
+        else:
+            ran += 1
+            findings.extend(rule.run(case))
     others = [finding for finding in findings if finding.code != ORPHANS]
     if len(others) < len(findings) and any(_hides_owners(finding) for finding in others):
-        not_checked.append(NotChecked(ORPHANS, "what is damaged may have pointed to the rest"))
-        checked -= 1
+        blocked.setdefault("what is damaged may have pointed to the rest", []).append(ORPHANS)
+        ran -= 1
         findings = others
     findings.sort(key=lambda finding: (-finding.severity, finding.code))
-    return Verdict(tuple(findings), tuple(not_checked), checked)
+    capture = capture_of(case)
+    return Verdict(
+        capture=capture,
+        decision=conclude(case, capture, findings),
+        integrity=integrity_of(case, capture, findings, ran),
+        expectations=expectations_of(case, findings),
+        findings=tuple(findings),
+        blocked=tuple(Blocked(tuple(codes), reason) for reason, codes in blocked.items()),
+        not_applicable=tuple(not_applicable),
+        ran=ran,
+    )
+
+
+def cannot_judge(verdict: Verdict, required: Callable[[str], bool] = lambda code: False) -> bool:
+    """Whether nothing follows from the absence of findings."""
+    return (
+        verdict.capture.state is not CaptureState.COMPLETE
+        or verdict.integrity is Integrity.UNDECIDED
+        or any(map(required, verdict.blocked_codes))
+    )
+
+
+def standing(verdict: Verdict, threshold: int) -> Sequence[Finding]:
+    """Findings of a severity from which on they count, whatever the capture lacks."""
+    return [
+        finding
+        for finding in verdict.findings
+        if finding.severity >= threshold and verdict.capture.leaves(finding)
+    ]
 
 
 def _hides_owners(finding: Finding) -> bool:

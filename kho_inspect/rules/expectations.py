@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kho_inspect.errors import KhoError
+from kho_inspect.model.selector import parse_owner
 from kho_inspect.units import parse_size
 
 
@@ -117,6 +118,13 @@ def _number(key: str, value: Any) -> int:
     return value
 
 
+def _owned(key: str, value: Any) -> int:
+    name = key.removeprefix("owners.")
+    if parse_owner(name) is None:
+        raise ValueError(f"no owner is spelled {name!r}: LUO/SESSION/TOKEN, blob/SUB-NODE, …")
+    return _number(key, value)
+
+
 def _entry(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{key} should be written as [[{key}]]")
@@ -139,7 +147,7 @@ _KEYS: dict[str, _Reader] = {
     "sessions.forbidden": _names,
     "preserved.min_bytes": _number,
     "preserved.max_bytes": _number,
-    "owners.*": _number,
+    "owners.*": _owned,
     "files": _entry,
     "ranges": _entry,
 }

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kho_inspect.geometry import page_size_name
-from kho_inspect.model.identity import Owner, Path, Step, StepKind, Subsystem
+from kho_inspect.model.identity import Owner, Path, Step, StepKind
 from kho_inspect.model.selector import parse_owner
-from kho_inspect.rules.base import ERROR, Need, Observation
+from kho_inspect.rules.base import ERROR, About, Need, Observation
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.rules.expectations import Expectation
 from kho_inspect.units import Extent, human_size
 
-CATALOGUE = Catalogue((Need.FDT, Need.EXPECTATIONS))
+CATALOGUE = Catalogue((Need.FDT, Need.EXPECTATIONS), about=About.EXPECTATION)
 rule = CATALOGUE.rule
 
 _EITHER = "the image changed, or the expectation is out of date: expect writes a fresh file"
@@ -98,7 +98,8 @@ def sizes(case: Case) -> Iterator[Observation]:
             memory, size = ("orphan memory",), ownership.size(ownership.orphans)
         elif expectation.kind.startswith("owners."):
             name = expectation.kind.removeprefix("owners.")
-            owner = parse_owner(name) or Owner(Subsystem.SUBNODE, (name,))
+            owner = parse_owner(name)
+            assert owner is not None  # parse_expectations() refuses any other
             memory = "memory of ", owner
             size = sum(share.bytes for share in ownership.shares if share.owner.within(owner))
         least = expectation.kind == "preserved.min_bytes"

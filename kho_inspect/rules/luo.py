@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from kho_inspect.layouts.luo import luo_compatible
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import text_of
-from kho_inspect.model.identity import ClaimKind, Owner, Place
+from kho_inspect.model.identity import ClaimKind, Owner, Place, Step, StepKind
 from kho_inspect.model.luo import LUO, Luo
-from kho_inspect.rules.base import ERROR, FATAL, INFO, WARNING, Need, Observation
-from kho_inspect.rules.case import Case, in_blob, repeated
+from kho_inspect.rules.base import ERROR, FATAL, INFO, WARNING, Need, Observation, Subject
+from kho_inspect.rules.case import Case, in_blob, repeated, subnode
 from kho_inspect.rules.catalogue import Catalogue, not_saved
 from kho_inspect.rules.claims_view import is_sessions
 from kho_inspect.units import human_size, plural
 
-CATALOGUE = Catalogue((Need.FDT, Need.ABI, Need.TRUSTED), hides_owners=True)
+CATALOGUE = Catalogue((Need.FDT, Need.ABI, Need.TRUSTED), hides_owners=True, subject=Subject.LUO)
 rule, fault_rule = CATALOGUE.rule, CATALOGUE.fault_rule
 
 _PANIC = "the next kernel panics on this: boot it with liveupdate=0 to get at the rest"
@@ -30,7 +31,8 @@ def luo_short() -> None:
 
     Matters: what would be lost is unknown to LUO, and it panics.
     Causes: a wrong blob-size; an ABI mix-up.
-    Enforced by: ``luo_early_startup()`` and ``luo_restore_fail()``: panic.
+    Enforced by: ``luo_early_startup()`` of 7.2 and 7.3: "LUO state is too small (… < 32)", panic.
+    7.1 reads the FDT by its own size.
     """
 
 
@@ -40,7 +42,8 @@ def luo_incompatible(case: Case) -> Iterator[Observation]:
 
     Matters: what would be lost is unknown to LUO, and it panics.
     Causes: a live update across a LUO version; damage to the blob.
-    Enforced by: ``luo_early_startup()`` and ``luo_restore_fail()``: panic.
+    Enforced by: ``luo_early_startup()``: 7.2 and 7.3 print "LUO state is incompatible with
+    'luo-v5'", 7.1 "FDT 'LUO' is incompatible with 'luo-v1'", and ``luo_restore_fail()`` panics.
     """
     abi = case.consumer
     if not abi.luo:
@@ -61,11 +64,13 @@ def luo_incompatible(case: Case) -> Iterator[Observation]:
 
 @fault_rule("KHO503", FATAL, _PANIC, FaultKind.LUO_PROPERTY)
 def luo_property() -> None:
-    """The properties of a luo-v1 FDT are there and 8 bytes each.
+    """A luo-v1 FDT has the nodes luo-session and luo-flb, and their properties of 8 bytes each.
 
-    Matters: what would be lost is unknown to LUO, and it panics.
-    Causes: damage to the blob.
-    Enforced by: ``luo_early_startup()``, ``luo_session_setup_incoming()``: panic.
+    Matters: what would be lost is unknown to LUO, and it panics. A node that is missing does not
+    mean that nothing was serialized: then its header counts nothing.
+    Causes: damage to the blob; a writer of another version.
+    Enforced by: ``luo_session_setup_incoming()`` and ``luo_flb_setup_incoming()`` up to 7.1:
+    -EINVAL or -ENOENT for a node, its string or its header; ``luo_early_startup()`` panics.
     """
 
 
@@ -73,10 +78,10 @@ def luo_property() -> None:
 def chain_cycle() -> None:
     """Chains of kho_blocks end.
 
-    Matters: the next kernel restores each block it comes to: the second time it fails, or the
-    walk never ends.
+    Matters: of sessions 7.2 and 7.3 panic; of files every session is lost, as /dev/liveupdate
+    cannot be opened. luo-v1 (up to 7.1) has no chains.
     Causes: a block's link overwritten.
-    Enforced by: ``kho_block_restore()``, by way of the head that is gone.
+    Enforced by: ``kho_block_set_is_cyclic()``: "Block set is corrupted", -EINVAL.
     """
 
 
@@ -114,23 +119,37 @@ def luo_not_stored() -> None:
     """
 
 
-@fault_rule("KHO507", FATAL, _DAMAGE, FaultKind.BLOCK_COUNT, FaultKind.LUO_COUNT)
-def count_over_capacity() -> None:
-    """Counts are no larger than the block or array has room for.
+@rule(
+    "KHO507",
+    FATAL,
+    _DAMAGE,
+    FaultKind.BLOCK_COUNT,
+    FaultKind.LUO_COUNT,
+    FaultKind.BLOCK_EMPTY,
+)
+def count_over_capacity(case: Case) -> Iterator[Observation]:
+    """Counts are no larger than the block or array has room for, and those of blocks not zero.
 
-    Matters: the next kernel reads entries out of the memory behind it.
+    Matters: of a block of sessions 7.2 and 7.3 panic; of a block of files every session is lost,
+    as /dev/liveupdate cannot be opened. Of an array 7.1 reads entries out of the memory behind it,
+    and any kernel does of FLBs.
     Causes: a count overwritten.
-    Enforced by: ``luo_session_deserialize()`` for sessions, with an error; no kernel for the rest.
+    Enforced by: ``kho_block_set_restore()``: "Block contains invalid entry count", -EINVAL.
     """
+    yield from case.observed(FaultKind.BLOCK_COUNT, FaultKind.LUO_COUNT)
+    for found in case.observed(FaultKind.BLOCK_EMPTY):
+        of_files = any(step.kind is StepKind.SESSION for step in found.path)
+        yield replace(found, severity=ERROR if of_files else None)
 
 
 @rule("KHO508", ERROR, _LOST)
 def session_name_empty(case: Case) -> Iterator[Observation]:
     """Sessions have names.
 
-    Matters: userspace asks for a session by its name.
+    Matters: userspace asks for a session by its name. Of two without one the second is refused,
+    and with it all: every open of /dev/liveupdate fails.
     Causes: an entry overwritten with zeros, or a count too high.
-    Enforced by: ``luo_session_deserialize()``: -EINVAL.
+    Enforced by: ``luo_session_insert()``: -EEXIST for the second; no kernel for one.
     """
     for session in case.sessions():
         if not session.name:
@@ -141,9 +160,9 @@ def session_name_empty(case: Case) -> Iterator[Observation]:
 def session_name_unterminated(case: Case) -> Iterator[Observation]:
     """Session names end within their field.
 
-    Matters: the next kernel reads on into the next field, or cuts the name.
+    Matters: the next kernel cuts the name to 63 bytes: userspace does not find the session.
     Causes: an entry overwritten.
-    Enforced by: ``luo_session_deserialize()`` copies with a bound: the name is cut.
+    Enforced by: ``luo_session_deserialize()`` copies with ``strscpy()``.
     """
     for session in case.sessions():
         if b"\0" not in session.raw_name and session.path not in case.memfds.broken:
@@ -155,7 +174,8 @@ def session_name_unterminated(case: Case) -> Iterator[Observation]:
 def session_name_duplicate(case: Case) -> Iterator[Observation]:
     """Session names are unique.
 
-    Matters: the second of a name is refused, and its files are lost.
+    Matters: the second of a name is refused, and then all sessions are lost: every open of
+    /dev/liveupdate fails with -EIO.
     Causes: an entry overwritten with a copy of another.
     Enforced by: ``luo_session_insert()``: -EEXIST.
     """
@@ -168,9 +188,10 @@ def session_name_duplicate(case: Case) -> Iterator[Observation]:
 def file_count(case: Case) -> Iterator[Observation]:
     """A session has as many files as it counts.
 
-    Matters: retrieving the session fails, or loses the rest.
+    Matters: 7.2 and 7.3 compare the two, and lose all sessions: every open of /dev/liveupdate fails
+    with -EIO. 7.1 goes by the count alone and loses what lies behind it.
     Causes: a count overwritten; a chain that ends early.
-    Enforced by: ``luo_file_deserialize()``.
+    Enforced by: ``luo_file_deserialize()``: "File count mismatch: expected …, found …", -EINVAL.
     """
     for session in case.sessions():
         listed, counted = len(session.files), plural(session.count, "file")
@@ -197,9 +218,10 @@ def token_duplicate(case: Case) -> Iterator[Observation]:
 def handler_unknown(case: Case) -> Iterator[Observation]:
     """Kernels of this ABI (or the target) have a handler for every file.
 
-    Matters: the session cannot be retrieved.
+    Matters: all sessions are lost, not only this one: every open of /dev/liveupdate fails with
+    -EIO. 6.19 loses the rest of this session only.
     Causes: a handler that the next kernel does not have; damage to the string.
-    Enforced by: ``luo_file_deserialize()``: -ENOENT.
+    Enforced by: ``luo_file_deserialize()``: "No registered handler for compatible '…'", -ENOENT.
     """
     abi = case.consumer
     for session, file in case.files():
@@ -219,9 +241,11 @@ def handler_unknown(case: Case) -> Iterator[Observation]:
 def page_under_two_files(case: Case) -> Iterator[Observation]:
     """No page belongs to two files.
 
-    Matters: both files write to it, and it is freed twice.
+    Matters: whichever file is retrieved second loses: of a folio with -EIO, behind a warning that
+    with panic_on_warn is a panic. Of a descriptor, a table or a list of files it reads memory that
+    the first has freed; 7.2 and 7.3 write to it too (``kho_block_set_shrink()``).
     Causes: a folio table entry overwritten with a copy of another.
-    Enforced by: ``kho_restore_folio()``: the second file fails, its folio has no head any more.
+    Enforced by: ``kho_restore_page()``: WARN_ON_ONCE, as the page has no magic any more.
     """
     yield from case.observed(*page_under_two_files.faults)
     # A list or descriptor with two owners takes all that it leads to with it: one finding.
@@ -256,9 +280,10 @@ _DEPTH = {
 def flb_malformed(case: Case) -> Iterator[Observation]:
     """FLB entries have unique, terminated names, in an array of a few pages.
 
-    Matters: the handler does not find its data.
+    Matters: the handler does not find its data. In 7.1 to 7.3 the only one is the kernel's own
+    liveupdate test. The number of pages is never read.
     Causes: an entry or the header overwritten.
-    Enforced by: ``luo_flb_setup_incoming()``, by name only.
+    Enforced by: ``luo_flb_retrieve_one()`` compares names: -ENOENT.
     """
     for _, luo in case.contents(Luo):
         named = []
@@ -273,22 +298,24 @@ def flb_malformed(case: Case) -> Iterator[Observation]:
     yield from case.observed(*flb_malformed.faults)
 
 
-@rule("KHO516", ERROR, _DAMAGE, Need.TREE)
+@rule("KHO516", FATAL, _DAMAGE, Need.TREE)
 def luo_unpreserved(case: Case) -> Iterator[Observation]:
     """The memory of sessions, file lists and file descriptors is preserved.
 
-    Matters: it is overwritten before LUO reads it.
+    Matters: it is overwritten before LUO reads it: pointers and counts are then junk, and following
+    them is a page fault. Of a memfd's descriptor only the file is lost.
     Causes: a bit lost in the tree.
-    Enforced by: ``kho_restore_free()`` and ``kho_block_restore()``, by way of the missing head.
+    Enforced by: ``kho_restore_free()`` warns, after the data has been read.
     """
-    return case.claims.unpreserved(
+    yield from case.claims.unpreserved(
         ClaimKind.SESSION_ARRAY,
         ClaimKind.FILE_ARRAY,
         ClaimKind.SESSION_BLOCK,
         ClaimKind.FILE_BLOCK,
         ClaimKind.FLB_ARRAY,
-        ClaimKind.MEMFD_DESCRIPTOR,
     )
+    for found in case.claims.unpreserved(ClaimKind.MEMFD_DESCRIPTOR):
+        yield replace(found, severity=ERROR)
 
 
 @rule("KHO517", INFO, "normal before reboot; dump at the jump to see sessions")
@@ -296,9 +323,33 @@ def not_serialized(case: Case) -> Iterator[Observation]:
     """LUO has written its sessions.
 
     Matters: it does so only at reboot; before that a dump shows none, and their memory unowned.
-    Causes: a dump taken before the jump; no live update session at all.
+    With users of FLBs, which are counted at reboot too, sessions were lost. The header of luo-v1 is
+    always there: 7.1 reads one at address 0 without a check.
+    Causes: a dump taken before the jump; no live update session at all; a pointer overwritten.
     Enforced by: no kernel: no sessions is a valid state.
     """
     for blob, luo in case.contents(Luo):
-        if not luo.complete():
+        if luo.complete() or (*subnode(blob.name), Step(StepKind.SESSIONS)) in case.memfds.broken:
+            continue
+        if luo.flbs:
+            words = (
+                f"LUO has no sessions, but {plural(len(luo.flbs), 'FLB')} in use: they were lost"
+            )
+            yield replace(in_blob(blob, words), severity=ERROR)
+        elif luo.compatible == "luo-v1" and not luo.sessions_pa:
+            if not any(case.faults(FaultKind.LUO_PROPERTY)):
+                words = "LUO's session header is at address 0, should be a page"
+                yield replace(in_blob(blob, words), severity=FATAL)
+        else:
             yield in_blob(blob, "LUO has no sessions: not serialized (yet)")
+
+
+@fault_rule("KHO532", ERROR, _DAMAGE, FaultKind.RECORD_UNCOUNTED)
+def record_uncounted() -> None:
+    """No session, file, FLB or folio stands right behind the last one that is counted.
+
+    Matters: the next kernel goes by the count: what stands behind it is lost without a message.
+    Writers fill zeroed memory from the start on, and clear what they take back.
+    Causes: a count overwritten.
+    Enforced by: no kernel.
+    """

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect import intervals
 from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.layouts.memfd import FOLIO_DIRTY, FOLIO_UPTODATE, MEMFD_SEALS
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import ClaimKind, Step, StepKind, above
-from kho_inspect.rules.base import ERROR, WARNING, Need, Observation
+from kho_inspect.rules.base import ERROR, FATAL, WARNING, Need, Observation, Severity, Subject
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.rules.memfds_view import MAX_PAGES
 from kho_inspect.units import human_size
 
-CATALOGUE = Catalogue((Need.FDT, Need.ABI, Need.TRUSTED), hides_owners=True)
+CATALOGUE = Catalogue((Need.FDT, Need.ABI, Need.TRUSTED), hides_owners=True, subject=Subject.MEMFD)
 rule = CATALOGUE.rule
 
 _LOST = "the file cannot be retrieved whole: extract what is left of it"
@@ -25,7 +26,9 @@ _TABLE = "the folio table was overwritten: look up its pages with addr"
 _FROZEN = "was the file being written when it was frozen?"
 
 
-def _folios(case: Case, words: str, bad: Callable[[Memfd], intervals.I64]) -> Iterator[Observation]:
+def _folios(
+    case: Case, words: str, bad: Callable[[Memfd], intervals.I64], of_v1: Severity | None = None
+) -> Iterator[Observation]:
     """One finding for all folios of a file with the same trouble, by their numbers."""
     for file, memfd in case.memfds.odd():
         numbers = bad(memfd)
@@ -37,16 +40,18 @@ def _folios(case: Case, words: str, bad: Callable[[Memfd], intervals.I64]) -> It
                 f"{words.format(size=human_size(memfd.size))}{more}",
                 None,
                 (*memfd.path, Step(StepKind.FOLIO, first)),
+                of_v1 if memfd.compatible == "memfd-v1" else None,
             )
 
 
-@CATALOGUE.fault_rule("KHO518", ERROR, _LOST, FaultKind.MEMFD_MISSING)
+@CATALOGUE.fault_rule("KHO518", FATAL, _LOST, FaultKind.MEMFD_MISSING, FaultKind.MEMFD_MISALIGNED)
 def descriptor_unreadable() -> None:
-    """A file's data points to its descriptor in RAM.
+    """A file's data points to its descriptor: a page in RAM.
 
-    Matters: the next kernel dereferences it without a check.
+    Matters: the next kernel reads through the pointer without a check: a page fault outside RAM;
+    off a page, other fields are taken for pointers.
     Causes: an entry overwritten.
-    Enforced by: ``kho_restore_free()`` after use; no kernel before.
+    Enforced by: no kernel: ``memfd_luo_retrieve()`` calls ``kho_restore_free()`` after use.
     """
 
 
@@ -65,13 +70,13 @@ def seals_unknown(case: Case) -> Iterator[Observation]:
             yield Observation(f"seals of file {file.token:#x} {words}", memfd.paddr, memfd.path)
 
 
-@rule("KHO520", ERROR, _LOST)
+@rule("KHO520", WARNING, _LOST)
 def flags_unknown(case: Case) -> Iterator[Observation]:
     """No memfd flags are set: none are defined yet.
 
-    Matters: the next kernel refuses a file with flags it does not know.
+    Matters: no kernel up to 7.3 reads the field.
     Causes: a newer writer; a damaged descriptor.
-    Enforced by: ``memfd_luo_retrieve()``: -EOPNOTSUPP.
+    Enforced by: no kernel: ``memfd_luo_retrieve()`` checks the seals only.
     """
     for file, memfd in case.memfds:
         if memfd.flags:
@@ -79,13 +84,13 @@ def flags_unknown(case: Case) -> Iterator[Observation]:
             yield Observation(words, memfd.paddr, memfd.path)
 
 
-@rule("KHO521", ERROR, _TABLE, FaultKind.MEMFD_FOLIOS)
+@rule("KHO521", FATAL, _TABLE, FaultKind.MEMFD_FOLIOS)
 def folios_beyond_table(case: Case) -> Iterator[Observation]:
     """nr_folios is no more than the folio table holds.
 
-    Matters: the next kernel reads entries out of the memory behind the table.
+    Matters: the next kernel reads on into the guard page behind the table: a page fault.
     Causes: a damaged descriptor; a vmalloc area that lost pages.
-    Enforced by: no kernel.
+    Enforced by: no kernel: ``memfd_luo_retrieve_folios()`` goes by nr_folios alone.
     """
     short = list(case.observed(*folios_beyond_table.faults))
     if not short:
@@ -123,7 +128,7 @@ def folio_not_head(case: Case) -> Iterator[Observation]:
     return case.claims.inside_blocks(ClaimKind.FOLIO, but=case.memfds.distrusted)
 
 
-@rule("KHO524", WARNING, _TABLE)
+@rule("KHO524", ERROR, _TABLE)
 def folio_pfn_zero(case: Case) -> Iterator[Observation]:
     """No folio has pfn 0.
 
@@ -163,13 +168,14 @@ def folios_overlap(case: Case) -> Iterator[Observation]:
     return _folios(case, "overlaps another in the file", _overlapping)
 
 
-@rule("KHO526", WARNING, _TABLE)
+@rule("KHO526", ERROR, _TABLE)
 def folio_beyond_size(case: Case) -> Iterator[Observation]:
     """Folios of a file start within its size.
 
-    Matters: what lies beyond the end is never seen, and the size may be the wrong one.
+    Matters: what lies beyond the end is never seen: the file lacks it at its own place, or its
+    size is too small and the tail is cut off.
     Causes: an index or the size overwritten.
-    Enforced by: no kernel.
+    Enforced by: no kernel: ``memfd_luo_retrieve_folios()`` inserts the folio at any index.
     """
 
     def beyond(memfd: Memfd) -> intervals.I64:
@@ -179,7 +185,7 @@ def folio_beyond_size(case: Case) -> Iterator[Observation]:
     return _folios(case, "starts beyond the file's size of {size}", beyond)
 
 
-@rule("KHO527", WARNING, _LOST)
+@rule("KHO527", ERROR, _LOST)
 def file_gaps(case: Case) -> Iterator[Observation]:
     """Folios cover the whole of a file.
 
@@ -190,7 +196,8 @@ def file_gaps(case: Case) -> Iterator[Observation]:
     page = case.handover.geometry.page_size
     for file, memfd in case.memfds.odd():
         table, pages = memfd.table, case.memfds.pages(memfd)
-        if ((table.pfn == 0) | (table.order < 0) | (table.index >= pages)).any():
+        unclear = (table.pfn == 0) | (table.order < 0) | (table.index >= pages) | _off(memfd)
+        if unclear.any():
             continue  # how much of the file the folios cover is not known: another rule's finding
         _, starts, ends = _extents(memfd)
         gaps = intervals.subtract(intervals.from_pairs([(0, pages)]), intervals.merge(starts, ends))
@@ -209,25 +216,27 @@ def _without(flag: int) -> Callable[[Memfd], intervals.I64]:
     return lambda memfd: np.flatnonzero((memfd.table.flags & flag == 0) & (memfd.table.pfn > 0))
 
 
-@rule("KHO528", WARNING, _FROZEN)
+@rule("KHO528", ERROR, _FROZEN)
 def folio_not_uptodate(case: Case) -> Iterator[Observation]:
     """Folios are UPTODATE.
 
-    Matters: the next kernel zeroes a folio that is not: its content is lost.
+    Matters: the next kernel zeroes a folio that is not: its content is lost. Kernels from 7.0 on
+    write all folios UPTODATE; 6.19 (memfd-v1) copies the folio's own flag, and one that is not
+    has no content: a warning.
     Causes: an entry overwritten; a folio allocated but never filled.
-    Enforced by: ``memfd_luo_retrieve_folios()`` takes the flag as it is.
+    Enforced by: ``shmem_get_folio_gfp()``: ``clear_highpage()``, when the file is read.
     """
-    return _folios(case, "is not UPTODATE", _without(FOLIO_UPTODATE))
+    return _folios(case, "is not UPTODATE", _without(FOLIO_UPTODATE), WARNING)
 
 
-@rule("KHO529", WARNING, _FROZEN)
+@rule("KHO529", ERROR, _FROZEN)
 def folio_not_dirty(case: Case) -> Iterator[Observation]:
     """Folios are DIRTY.
 
     Matters: a clean page of a memfd may be dropped under memory pressure, and there is no disk
     to read it from again. Preserving marks all folios dirty.
     Causes: an entry overwritten; an old writer.
-    Enforced by: ``memfd_luo_retrieve_folios()`` takes the flag as it is.
+    Enforced by: no kernel: ``memfd_luo_retrieve_folios()`` takes the flag as it is.
     """
     return _folios(case, "is not DIRTY", _without(FOLIO_DIRTY))
 
@@ -261,3 +270,42 @@ def folio_table_junk(case: Case) -> Iterator[Observation]:
             memfd.folios.first or None,
             memfd.path,
         )
+
+
+def _repeated(memfd: Memfd) -> intervals.I64:
+    """The folios that stand in the table before."""
+    held = np.flatnonzero(memfd.table.pfn)
+    by_pfn = held[np.argsort(memfd.table.pfn[held], kind="stable")]
+    pfn = memfd.table.pfn[by_pfn]
+    return np.sort(by_pfn[1:][pfn[1:] == pfn[:-1]])
+
+
+@rule("KHO533", ERROR, _TABLE)
+def folio_repeated(case: Case) -> Iterator[Observation]:
+    """A folio table names each folio once.
+
+    Matters: the second time the folio cannot be restored, and the whole file fails.
+    Causes: an entry overwritten with a copy of another.
+    Enforced by: ``kho_restore_folio()``: NULL, "Unable to restore folio at physical address", -EIO.
+    """
+    return _folios(case, "stands in the table before", _repeated)
+
+
+@rule("KHO534", ERROR, _TABLE)
+def folio_index_misaligned(case: Case) -> Iterator[Observation]:
+    """The index of a folio is a multiple of its pages.
+
+    Matters: the page cache holds a folio at such an index only: it is stored at another than its
+    own. With CONFIG_DEBUG_VM the next kernel stops at a VM_BUG_ON_FOLIO.
+    Causes: an index overwritten; a stray key of a higher order over the folio.
+    Enforced by: ``shmem_add_to_page_cache()``, with CONFIG_DEBUG_VM only.
+    """
+    words = "has an index that is no multiple of its pages"
+    return _folios(case, words, lambda memfd: np.flatnonzero(_off(memfd)))
+
+
+def _off(memfd: Memfd) -> NDArray[np.bool_]:
+    """Which folios have an index at which the page cache holds none of their order."""
+    pages = np.uint64(1) << np.maximum(memfd.table.order, 0).astype(np.uint64)
+    off: NDArray[np.bool_] = (memfd.table.pfn > 0) & (memfd.table.index % pages != 0)
+    return off

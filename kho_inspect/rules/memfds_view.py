@@ -76,15 +76,19 @@ class MemfdsView:
         flags = np.concatenate([table.flags for table in tables])
         good = flags == (FOLIO_DIRTY | FOLIO_UPTODATE)
         good &= (order >= 0) & (pfn > 0) & (pfn < self._ram_end)
+        by_pfn = np.argsort(pfn, kind="stable")
+        good[by_pfn[1:][pfn[by_pfn[1:]] == pfn[by_pfn[:-1]]]] = False
         index = np.concatenate([table.index for table in tables])
-        ends = index + (np.uint64(1) << np.maximum(order, 0).astype(np.uint64))
+        pages = np.uint64(1) << np.maximum(order, 0).astype(np.uint64)
+        good &= index % pages == 0
+        ends = index + pages
         first = (np.cumsum(counts) - counts)[counts > 0]
         before = np.append(np.uint64(0), ends[:-1])
         before[first] = 0
         good &= index == before
         last = np.cumsum(counts)[counts > 0] - 1
-        pages = np.array([self.pages(memfd) for memfd in memfds if len(memfd.table)], np.uint64)
-        good[last] &= (index[last] < pages) & (pages <= ends[last])
+        sizes = np.array([self.pages(memfd) for memfd in memfds if len(memfd.table)], np.uint64)
+        good[last] &= (index[last] < sizes) & (sizes <= ends[last])
         sound[counts > 0] &= np.logical_and.reduceat(good, first)
         return sound
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from kho_inspect import intervals
 from kho_inspect.model.handover import Scratch
 from kho_inspect.model.identity import ClaimKind, Path, Place, Step, StepKind
-from kho_inspect.rules.base import ERROR, FATAL, WARNING, Need, Observation
+from kho_inspect.rules.base import ERROR, FATAL, WARNING, Decision, Need, Observation, Severity
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.rules.claims_view import is_sessions
@@ -21,33 +21,47 @@ scratch_rule = CATALOGUE.needing(Need.SCRATCH, Need.SOUND_SCRATCH).rule
 _IN_SCRATCH = "the old kernel must not preserve scratch memory: find who allocated it there"
 _ORPHAN = "find who preserved it (owners lists the neighbours): the next kernel never frees it"
 _NO_TABLE = "the table was overwritten, or is not the right one"
+_SECTION = {16: 29}
+"""Page shift → log2 of the memory that has struct pages together, where that is not 27."""
 MAX_LISTED = 8
 """Ranges of one kind that become findings of their own; the rest is summed up in one."""
 
 
-def _ranges(case: Case, pages: intervals.Intervals, words: str) -> Iterator[Observation]:
+def _ranges(
+    case: Case, pages: intervals.Intervals, words: str, severity: Severity | None = None
+) -> Iterator[Observation]:
     """A finding per range, up to a point."""
     shift = case.handover.geometry.shift
     for extent in itertools.islice(intervals.extents(pages, shift), MAX_LISTED):
         blocks = case.handover.preserved.blocks_at(extent.start)
         order = f" (block of order {blocks[0].order})" if blocks else ""
-        yield Observation(f"{human_size(extent.size)} at {extent}{order} {words}", extent.start)
+        message = f"{human_size(extent.size)} at {extent}{order} {words}"
+        yield Observation(message, extent.start, severity=severity)
     starts, ends = pages[0][MAX_LISTED:], pages[1][MAX_LISTED:]
     if len(starts):
         size = human_size(intervals.total((starts, ends)) << shift)
-        yield Observation(f"{size} in {len(starts):,} more ranges {words}", int(starts[0]) << shift)
+        message = f"{size} in {len(starts):,} more ranges {words}"
+        yield Observation(message, int(starts[0]) << shift, severity=severity)
 
 
-@tree_rule("KHO301", ERROR, "a stray bit in the tree; or the dump lacks RAM: --map, --base")
+@tree_rule("KHO301", FATAL, "a stray bit in the tree; or the dump lacks RAM: --map, --base")
 def block_outside_ram(case: Case) -> Iterator[Observation]:
     """Preserved blocks lie in RAM.
 
-    Matters: the next kernel initializes struct pages for them; there are none outside RAM.
+    Matters: the next kernel writes to the struct page of each block. They exist for every section
+    (128 MiB, with 64K pages 512 MiB) that has some RAM; without RAM the write is a page fault
+    before the console is up. Within a section that has RAM nothing is lost: a warning.
     Causes: a stray bit in the tree; a dump that does not cover all RAM.
-    Enforced by: no kernel: ``kho_restore_page()`` relies on ``pfn_to_online_page()``.
+    Enforced by: no kernel: ``kho_preserved_memory_reserve()`` takes any address.
     """
     outside = intervals.subtract(case.map.preserved.merged, case.map.ram)
-    return _ranges(case, outside, "is preserved, but lies outside the memory of the dump")
+    section = _SECTION.get(case.handover.geometry.shift, 27) - case.handover.geometry.shift
+    starts, ends = case.map.ram
+    known = intervals.merge(starts >> section << section, -(-ends >> section) << section)
+    bad = intervals.Ruler(intervals.subtract(outside, known)).within(*outside) > 0
+    words = "is preserved, but lies outside the memory of the dump"
+    yield from _ranges(case, (outside[0][bad], outside[1][bad]), words)
+    yield from _ranges(case, (outside[0][~bad], outside[1][~bad]), words, WARNING)
 
 
 @tree_rule("KHO302", ERROR, "a stray bit, or two users of one page: see addr for both blocks")
@@ -74,7 +88,7 @@ def blocks_overlap(case: Case) -> Iterator[Observation]:
             return
 
 
-@tree_rule("KHO303", FATAL, _IN_SCRATCH, Need.SCRATCH, Need.SOUND_SCRATCH)
+@tree_rule("KHO303", FATAL, _IN_SCRATCH, Need.SCRATCH, Need.SOUND_SCRATCH, Decision.ACCEPTS)
 def block_in_scratch(case: Case) -> Iterator[Observation]:
     """No preserved block overlaps a scratch area.
 
@@ -91,9 +105,11 @@ def block_in_scratch(case: Case) -> Iterator[Observation]:
 def scratch_malformed(case: Case) -> Iterator[Observation]:
     """The scratch table is a list of areas with sizes.
 
-    Matters: the next kernel has no memory to boot in.
+    Matters: until the preserved memory is known, the next kernel allocates from scratch areas
+    only: without any it dies early. One area of size 0 among others is passed over: a warning.
     Causes: the table's page was recycled; a wrong address.
-    Enforced by: ``kho_populate()``: ``memblock_mark_kho_scratch()`` of each area.
+    Enforced by: ``kho_populate()``: "failed to memremap scratch" for a table of size 0 or over
+    256 KiB; ``memblock_add()`` accepts any area.
     """
     scratch, path = case.scratch, _source(case.scratch)
     table = scratch.table.start if scratch.table else None
@@ -103,16 +119,17 @@ def scratch_malformed(case: Case) -> Iterator[Observation]:
     for number, (addr, size) in itertools.islice(enumerate(scratch.entries), MAX_LISTED):
         if not size or addr + size > 1 << 64:
             words = f"scratch area {number} is {addr:#x}+{size:#x}, should have a size and an end"
-            yield Observation(words, table, (*path, Step(StepKind.AREA, number)))
+            severity = WARNING if scratch.areas and not size else None
+            yield Observation(words, table, (*path, Step(StepKind.AREA, number)), severity)
 
 
-@scratch_rule("KHO305", ERROR, _NO_TABLE)
+@scratch_rule("KHO305", WARNING, _NO_TABLE)
 def scratch_overlaps(case: Case) -> Iterator[Observation]:
     """Scratch areas do not overlap each other.
 
     Matters: one is counted twice, and the next kernel has less memory to boot in than it needs.
     Causes: a damaged table.
-    Enforced by: no kernel.
+    Enforced by: no kernel: ``memblock_add()`` merges them.
     """
     for before, after in itertools.pairwise(sorted(case.scratch.areas)):
         if before.overlaps(after):

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 from kho_inspect import intervals
 from kho_inspect.abi import ABIS, MAP_PROPERTY, nearest_abi
+from kho_inspect.decoders.kexec_metadata import KexecMetadata
 from kho_inspect.errors import TruncatedFdtError
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.rules.base import ERROR, FATAL, INFO, WARNING, Need, Observation
+from kho_inspect.model.handover import Pointer
+from kho_inspect.model.identity import Step, StepKind
+from kho_inspect.rules.base import ERROR, FATAL, INFO, WARNING, About, Decision, Need, Observation
 from kho_inspect.rules.case import ROOT, Case, fdt_property, in_blob, repeated, subnode
 from kho_inspect.rules.catalogue import Catalogue
-from kho_inspect.units import human_size, plural
+from kho_inspect.units import Extent, human_size, plural
 
 CATALOGUE = Catalogue()
 any_rule, rule = CATALOGUE.rule, CATALOGUE.needing(Need.FDT).rule
@@ -19,10 +22,15 @@ any_rule, rule = CATALOGUE.rule, CATALOGUE.needing(Need.FDT).rule
 _CAPTURE = "capture kho/in/fdt of the next kernel's debugfs, or find it with a scan of the dump"
 _MAP = "the old kernel never finished serializing, or the FDT was overwritten: capture both again"
 _NOT_KEPT = "a bug in the old kernel's kho_init(), or a bit lost in the tree"
+_ENTRY = "load the next kernel again (kexec -s): it writes the entry"
+MAX_MAPPED = 256 << 10
+"""The most that a kernel maps at once this early."""
+MAX_COMMAND_LINE = 2048
+"""Bytes of the command line that stands before the entry, behind boot_params of one page."""
 _REFUSED = "disabling KHO revival:"
 
 
-@any_rule("KHO101", FATAL, _CAPTURE)
+@any_rule("KHO101", FATAL, _CAPTURE, Decision.REFUSES)
 def fdt_invalid(case: Case) -> Iterator[Observation]:
     """The root FDT is a well-formed device tree.
 
@@ -35,7 +43,7 @@ def fdt_invalid(case: Case) -> Iterator[Observation]:
         yield Observation(f"{_REFUSED} invalid FDT ({error.message})", None, ROOT)
 
 
-@any_rule("KHO102", FATAL, _CAPTURE)
+@any_rule("KHO102", FATAL, _CAPTURE, About.CAPTURE)
 def fdt_truncated(case: Case) -> Iterator[Observation]:
     """The file holds the whole root FDT.
 
@@ -66,16 +74,17 @@ def fdt_oversized(case: Case) -> Iterator[Observation]:
         yield case.in_fdt(f"root FDT is {size} bytes, {words}")
 
 
-@rule("KHO104", FATAL, "boot a kernel of the same KHO ABI")
+@rule("KHO104", INFO, "--target KERNEL decides for a kernel that is known")
 def compatible_unknown(case: Case) -> Iterator[Observation]:
-    """The root's compatible string is an ABI that some kernel has.
+    """The root's compatible string is an ABI that this program knows.
 
-    Matters: a kernel accepts exactly its own string and drops everything else.
+    Matters: a kernel accepts exactly its own string. What a kernel of an unknown ABI does with
+    the rest is unknown; read as another ABI (--assume-abi), it is a guess.
     Causes: a development kernel, a downstream ABI, or damage.
     Enforced by: ``fdt_node_check_compatible()`` in ``kho_populate()``: "disabling KHO revival".
     """
     root = case.handover.fdt
-    if not root.known:
+    if not root.known or root.assumed:
         known = ", ".join(abi.compatible for abi in ABIS)
         nearest = nearest_abi(root.compatible).compatible
         wanted = f"one of {known} (nearest: {nearest}; --assume-abi reads it as that)"
@@ -83,22 +92,24 @@ def compatible_unknown(case: Case) -> Iterator[Observation]:
         yield case.in_fdt(words, fdt_property("compatible"))
 
 
-@rule("KHO105", FATAL, "boot a kernel whose KHO ABI is the same", Need.TARGET)
+@rule("KHO105", FATAL, "boot a kernel whose KHO ABI is the same", Need.TARGET, Decision.REFUSES)
 def compatible_not_targets(case: Case) -> Iterator[Observation]:
     """The root's compatible string is the target kernel's.
 
-    Matters: the ABI has no backward compatibility; the target drops the handover.
+    Matters: the ABI has no backward compatibility; the target drops the handover. Of several
+    strings in the property any may be the target's.
     Causes: a live update across an ABI bump.
     Enforced by: ``fdt_node_check_compatible()`` in ``kho_populate()``: "disabling KHO revival".
     """
     root, target = case.handover.fdt, case.target
-    if target is not None and root.compatible != target.compatible:
+    names = (root.root.prop("compatible") or b"").split(b"\0")
+    if target is not None and target.compatible.encode() not in names:
         mismatch = f"(compatible is {root.compatible!r}, target {case.target_name})"
         words = f"{_REFUSED} incompatible with {target.compatible!r} {mismatch}"
         yield case.in_fdt(words, fdt_property("compatible"))
 
 
-@rule("KHO106", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY)
+@rule("KHO106", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES)
 def map_missing(case: Case) -> Iterator[Observation]:
     """The root has the property that points to the preserved-memory map.
 
@@ -110,7 +121,7 @@ def map_missing(case: Case) -> Iterator[Observation]:
         yield case.in_fdt(f"{_REFUSED} property {MAP_PROPERTY!r} is missing, should be 8 bytes")
 
 
-@rule("KHO107", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY)
+@rule("KHO107", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES)
 def map_missized(case: Case) -> Iterator[Observation]:
     """The map property is 8 bytes.
 
@@ -124,7 +135,7 @@ def map_missized(case: Case) -> Iterator[Observation]:
         yield case.in_fdt(words, fdt_property(MAP_PROPERTY))
 
 
-@rule("KHO108", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY)
+@rule("KHO108", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES)
 def map_zero(case: Case) -> Iterator[Observation]:
     """The map property is not zero.
 
@@ -184,7 +195,7 @@ def duplicate_addresses(case: Case) -> Iterator[Observation]:
                 yield in_blob(blob, words)
 
 
-@rule("KHO112", INFO, "do dump and DTB belong together?", Need.ABI, Need.TRUSTED)
+@rule("KHO112", INFO, "do dump and DTB belong together?", Need.ABI, Need.TRUSTED, About.CAPTURE)
 def fdt_not_in_dump(case: Case) -> Iterator[Observation]:
     """The root FDT stands in the dump, byte for byte.
 
@@ -210,3 +221,55 @@ def compatible_composite(case: Case) -> Iterator[Observation]:
         parts = plural(len(root.compatible.split(";")), "part")
         words = f"compatible is {root.compatible!r}, {parts}; read as {root.abi.compatible}"
         yield case.in_fdt(words, fdt_property("compatible"))
+
+
+@rule("KHO114", FATAL, _ENTRY, Need.FDT_IN_MEMORY, Need.TRUSTED, Decision.REFUSES)
+def setup_data_wrong(case: Case) -> Iterator[Observation]:
+    """The x86 setup_data entry names this root FDT, and a scratch table in RAM.
+
+    Matters: it is all that the next kernel knows of the handover. Copies of the entry may stand in
+    RAM: the one in a scratch area, where kexec loads its segments, is in force; without such a
+    one, all are. After several handovers stale entries are normal: a warning.
+    Causes: the entry was overwritten, or the root FDT moved.
+    Enforced by: ``kho_populate()``: "handover FDT (0x…) is invalid", "failed to memremap FDT" or
+    "failed to memremap scratch" for a size of 0 or over 256 KiB, "disabling KHO revival". For a
+    table shorter than an entry, or outside RAM, it dies later, without memory to boot in.
+    """
+    own, areas = case.handover.pointers, _areas(case)
+    entries = [one for one in (*own, *case.handover.strays) if one.fdt_size is not None]
+    loaded = [
+        one
+        for one in entries
+        if one.where.start % 4096 <= MAX_COMMAND_LINE
+        and any(area.contains(one.where.start) for area in areas)
+    ]
+    older = any(data.kexec_count > 1 for _, data in case.contents(KexecMetadata))
+    for one in loaded or own or entries:
+        trouble, severity = _trouble(case, one), None
+        if one in case.handover.strays:
+            trouble = f"names an FDT at {one.fdt:#x}, should be {case.handover.fdt.paddr:#x}"
+            severity = WARNING if older else None
+        if trouble is not None:
+            path = (Step(StepKind.POINTER, one.source),)
+            yield Observation(f"{one.source} {trouble}", one.where.start, path, severity)
+
+
+def _areas(case: Case) -> tuple[Extent, ...]:
+    sound = case.handover.scratch is not None and case.scratch_trouble is None
+    return case.scratch.areas if sound else ()
+
+
+def _trouble(case: Case, entry: Pointer) -> str | None:
+    """What is wrong with a setup_data entry besides the FDT that it names."""
+    if entry.fdt_size is not None and not 0 < entry.fdt_size <= MAX_MAPPED:
+        return f"says that the FDT is {human_size(entry.fdt_size)}, should be one page"
+    table = entry.scratch
+    if case.handover.scratch is None or case.handover.scratch.table != table:
+        # KHO304 looks at the table that was read.
+        if not 16 <= table.size <= MAX_MAPPED:
+            return (
+                f"says that the scratch table is {human_size(table.size)}, should be some entries"
+            )
+        if not case.in_ram(table.start):
+            return f"names a scratch table at {table.start:#x}, outside the memory of the dump"
+    return None

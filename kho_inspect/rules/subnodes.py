@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from kho_inspect import fdt, intervals
 from kho_inspect.abi import ABIS
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import ClaimKind, above
-from kho_inspect.rules.base import ERROR, WARNING, Need, Observation
+from kho_inspect.rules.base import (
+    ERROR,
+    FATAL,
+    WARNING,
+    About,
+    Need,
+    Observation,
+    Severity,
+    Subject,
+)
 from kho_inspect.rules.case import Case, fdt_property, in_blob, subnode
 from kho_inspect.rules.catalogue import Catalogue, not_saved
 from kho_inspect.units import Extent, human_size
@@ -23,6 +33,8 @@ _STALE = "a stale or damaged pointer in the FDT; or the dump lacks RAM"
 _UNPRESERVED = "the writer must preserve the blob: kho_preserve_folio()"
 _OVERWRITTEN = "the blob was overwritten, or the pointer is stale"
 _LOST = "restore fails with this data: look up who owns the page with addr"
+_REFUSED: dict[str, Severity] = {"LUO": FATAL, "kexec-metadata": WARNING}
+"""What comes of a blob that cannot be had, where that is not lost data."""
 _PAGES = (ClaimKind.FOLIO_TABLE, ClaimKind.FOLIOS_INFO, ClaimKind.VMALLOC_PAGE)
 
 
@@ -31,7 +43,7 @@ def _missing(case: Case, name: str | None) -> Iterator[Observation]:
     for node in case.handover.fdt.root.children:
         if name is not None and node.prop(name) is None:
             words = f"sub-node {node.name!r} has no property {name!r}, should have 8 bytes of it"
-            yield case.in_fdt(words, subnode(node.name))
+            yield _by_node(node.name, case.in_fdt(words, subnode(node.name)))
 
 
 def _missized(case: Case, name: str | None) -> Iterator[Observation]:
@@ -41,16 +53,23 @@ def _missized(case: Case, name: str | None) -> Iterator[Observation]:
         if name is not None and data is not None and len(data) != 8:
             size = f"{len(data)} bytes, should be 8"
             words = f"property {name!r} of sub-node {node.name!r} is {size}"
-            yield case.in_fdt(words, fdt_property(name, node.name))
+            yield _by_node(node.name, case.in_fdt(words, fdt_property(name, node.name)))
+
+
+def _by_node(name: str, found: Observation) -> Observation:
+    """The finding, as bad as its subsystem takes it."""
+    return replace(found, severity=_REFUSED.get(name))
 
 
 @rule("KHO401", ERROR, _WRITER, FaultKind.FDT_BLOB_PROPERTY)
 def address_missing(case: Case) -> Iterator[Observation]:
     """Every sub-node has the property that points to its blob.
 
-    Matters: the subsystem finds nothing and starts afresh: its data is lost.
+    Matters: without LUO's the next kernel panics; kexec-metadata is passed over; any other
+    subsystem starts afresh, and its data is lost.
     Causes: damage; the property of another ABI version (then KHO405 names it).
-    Enforced by: ``kho_retrieve_subtree()``: -EINVAL.
+    Enforced by: ``kho_retrieve_subtree()``: -EINVAL. ``luo_early_startup()`` of 7.1 to 7.3 then
+    calls ``luo_restore_fail()``: panic.
     """
     return _missing(case, case.handover.fdt.abi.blob_property)
 
@@ -59,9 +78,11 @@ def address_missing(case: Case) -> Iterator[Observation]:
 def address_missized(case: Case) -> Iterator[Observation]:
     """A sub-node's address property is 8 bytes.
 
-    Matters: the subsystem finds nothing and starts afresh: its data is lost.
+    Matters: without LUO's the next kernel panics; kexec-metadata is passed over; any other
+    subsystem starts afresh, and its data is lost.
     Causes: damage.
-    Enforced by: ``kho_retrieve_subtree()``: -EINVAL.
+    Enforced by: ``kho_retrieve_subtree()``: -EINVAL. ``luo_early_startup()`` of 7.1 to 7.3 then
+    calls ``luo_restore_fail()``: panic.
     """
     return _missized(case, case.handover.fdt.abi.blob_property)
 
@@ -70,9 +91,11 @@ def address_missized(case: Case) -> Iterator[Observation]:
 def size_missing(case: Case) -> Iterator[Observation]:
     """From kho-v3 on, every sub-node has the size of its blob.
 
-    Matters: the subsystem finds nothing and starts afresh: its data is lost.
+    Matters: without LUO's the next kernel panics; kexec-metadata is passed over; any other
+    subsystem starts afresh, and its data is lost.
     Causes: damage; a sub-node written by the rules of kho-v2.
-    Enforced by: ``kho_retrieve_subtree()`` from kho-v3: -EINVAL.
+    Enforced by: ``kho_retrieve_subtree()`` from 7.1: "broken KHO subnode '…': missing or invalid
+    blob-size property", -EINVAL; then as for KHO401.
     """
     return _missing(case, case.handover.fdt.abi.blob_size_property)
 
@@ -81,9 +104,11 @@ def size_missing(case: Case) -> Iterator[Observation]:
 def size_missized(case: Case) -> Iterator[Observation]:
     """From kho-v3 on, the size property is 8 bytes.
 
-    Matters: the subsystem finds nothing and starts afresh: its data is lost.
+    Matters: without LUO's the next kernel panics; kexec-metadata is passed over; any other
+    subsystem starts afresh, and its data is lost.
     Causes: damage.
-    Enforced by: ``kho_retrieve_subtree()`` from kho-v3: -EINVAL.
+    Enforced by: ``kho_retrieve_subtree()`` from 7.1: "broken KHO subnode '…': missing or invalid
+    blob-size property", -EINVAL; then as for KHO401.
     """
     return _missized(case, case.handover.fdt.abi.blob_size_property)
 
@@ -110,17 +135,21 @@ def property_of_other_abi(case: Case) -> Iterator[Observation]:
                 )
 
 
-@fault_rule("KHO406", ERROR, _STALE, FaultKind.BLOB_OUTSIDE)
-def blob_outside() -> None:
+@rule("KHO406", FATAL, _STALE, FaultKind.BLOB_OUTSIDE)
+def blob_outside(case: Case) -> Iterator[Observation]:
     """Blobs lie in RAM.
 
-    Matters: the subsystem reads other data or crashes.
+    Matters: the subsystem reads through the pointer without a check: a page fault during boot, of
+    memblock even before the console is up. A blob that only ends outside RAM has a wrong size,
+    which costs no more than its tail.
     Causes: damage to the FDT page; a blob-size that was overwritten.
     Enforced by: no kernel: ``kho_retrieve_subtree()`` returns the address as it is.
     """
+    for found in case.observed(*blob_outside.faults):
+        yield replace(found, severity=ERROR if case.in_ram(found.paddr) else None)
 
 
-@fault_rule("KHO407", WARNING, not_saved("blob"), FaultKind.BLOB_NOT_STORED)
+@fault_rule("KHO407", WARNING, not_saved("blob"), FaultKind.BLOB_NOT_STORED, About.CAPTURE)
 def blob_not_stored() -> None:
     """Blobs are stored in the dump.
 
@@ -147,12 +176,13 @@ def blob_unpreserved(case: Case) -> Iterator[Observation]:
     """The memory of every blob is preserved.
 
     Matters: the next kernel allocates the pages to other users before the subsystem reads them.
+    What it then reads as LUO's is incompatible: panic.
     Causes: a missing preserve call in the writer; a bit lost in the tree.
     Enforced by: no kernel; ``kho_add_subtree()`` relies on its caller.
     """
     for blob, _ in _unpreserved(case, from_start=True):
         words = f"blob of sub-node {blob.name!r} at {blob.paddr:#x} is not preserved"
-        yield in_blob(blob, words)
+        yield replace(in_blob(blob, words), severity=FATAL if blob.name == "LUO" else None)
 
 
 @rule("KHO409", ERROR, "blob-size is wrong, or the end was not preserved", Need.TREE)
@@ -210,7 +240,7 @@ def blob_fdt_size(case: Case) -> Iterator[Observation]:
             yield in_blob(blob, f"{name} has the header of an FDT that {state}")
 
 
-@fault_rule("KHO413", ERROR, _LOST, FaultKind.VMALLOC_COUNT)
+@fault_rule("KHO413", ERROR, _LOST, FaultKind.VMALLOC_COUNT, Subject.VMALLOC)
 def vmalloc_count() -> None:
     """A vmalloc area's chunks name as many pages as its descriptor says.
 
@@ -220,7 +250,7 @@ def vmalloc_count() -> None:
     """
 
 
-@rule("KHO414", ERROR, _LOST, FaultKind.VMALLOC_MISALIGNED)
+@rule("KHO414", ERROR, _LOST, FaultKind.VMALLOC_MISALIGNED, Subject.VMALLOC)
 def vmalloc_misaligned(case: Case) -> Iterator[Observation]:
     """The addresses in vmalloc chunks are aligned to the area's order.
 
@@ -234,7 +264,7 @@ def vmalloc_misaligned(case: Case) -> Iterator[Observation]:
             yield found
 
 
-@rule("KHO415", ERROR, _LOST, Need.TREE)
+@rule("KHO415", ERROR, _LOST, Need.TREE, Subject.VMALLOC)
 def vmalloc_unpreserved(case: Case) -> Iterator[Observation]:
     """The pages of vmalloc areas are preserved.
 
@@ -245,7 +275,7 @@ def vmalloc_unpreserved(case: Case) -> Iterator[Observation]:
     return case.claims.unpreserved(*_PAGES)
 
 
-@rule("KHO416", ERROR, _LOST, Need.TREE)
+@rule("KHO416", ERROR, _LOST, Need.TREE, Subject.VMALLOC)
 def vmalloc_not_head(case: Case) -> Iterator[Observation]:
     """The pages of vmalloc areas head preserved blocks.
 
@@ -256,27 +286,31 @@ def vmalloc_not_head(case: Case) -> Iterator[Observation]:
     return case.claims.inside_blocks(*_PAGES, but=case.memfds.distrusted)
 
 
-@fault_rule("KHO417", ERROR, _LOST, FaultKind.VMALLOC_CYCLE, FaultKind.VMALLOC_TOO_LONG)
-def vmalloc_chain() -> None:
+@rule("KHO417", ERROR, _LOST, FaultKind.VMALLOC_CYCLE, FaultKind.VMALLOC_TOO_LONG, Subject.VMALLOC)
+def vmalloc_chain(case: Case) -> Iterator[Observation]:
     """The chunk list of a vmalloc area ends.
 
-    Matters: the next kernel walks it without a guard: it does not end, or reads other memory.
+    Matters: the area cannot be restored; everything in it is lost. A link that leads outside RAM
+    is followed all the same: a page fault.
     Causes: a chunk's link overwritten.
-    Enforced by: no kernel.
+    Enforced by: ``kho_restore_vmalloc()``: returns NULL once the chunks name more pages than
+    total_pages, or a chunk is restored a second time.
     """
+    for found in case.observed(*vmalloc_chain.faults):
+        yield replace(found, severity=None if case.in_ram(found.paddr) else FATAL)
 
 
-@fault_rule("KHO418", ERROR, _LOST, FaultKind.VMALLOC_FLAGS)
+@fault_rule("KHO418", WARNING, _LOST, FaultKind.VMALLOC_FLAGS, Subject.VMALLOC)
 def vmalloc_flags() -> None:
     """The flags of a vmalloc area are known ones.
 
-    Matters: the kernel masks unknown flags off and then refuses the area.
+    Matters: the next kernel ignores the bits that it does not know.
     Causes: a newer writer; a damaged descriptor.
-    Enforced by: ``kho_restore_vmalloc()``: -EOPNOTSUPP.
+    Enforced by: no kernel: ``kho_flags_to_vmalloc()`` masks them off.
     """
 
 
-@fault_rule("KHO419", ERROR, _LOST, FaultKind.VMALLOC_ORDER)
+@fault_rule("KHO419", ERROR, _LOST, FaultKind.VMALLOC_ORDER, Subject.VMALLOC)
 def vmalloc_order() -> None:
     """The order of a vmalloc area is one that an address has room for.
 
@@ -288,21 +322,29 @@ def vmalloc_order() -> None:
 
 @fault_rule(
     "KHO420",
-    ERROR,
+    FATAL,
     _LOST,
     FaultKind.VMALLOC_CHUNK_OUTSIDE,
     FaultKind.VMALLOC_CHUNK_MISALIGNED,
+    Subject.VMALLOC,
 )
 def vmalloc_chunk_unreadable() -> None:
     """The links of a chunk list lead to pages in RAM.
 
-    Matters: the next kernel dereferences them without a check.
+    Matters: ``kho_restore_vmalloc()`` reads through them without a check: a page fault.
     Causes: a chunk's link, or the descriptor, overwritten.
     Enforced by: no kernel.
     """
 
 
-@fault_rule("KHO421", WARNING, not_saved("chunk"), FaultKind.VMALLOC_CHUNK_NOT_STORED)
+@fault_rule(
+    "KHO421",
+    WARNING,
+    not_saved("chunk"),
+    FaultKind.VMALLOC_CHUNK_NOT_STORED,
+    About.CAPTURE,
+    Subject.VMALLOC,
+)
 def vmalloc_chunk_not_stored() -> None:
     """The chunks of vmalloc areas are stored in the dump.
 
@@ -312,7 +354,7 @@ def vmalloc_chunk_not_stored() -> None:
     """
 
 
-@rule("KHO422", ERROR, _LOST, Need.TREE)
+@rule("KHO422", ERROR, _LOST, Need.TREE, Subject.VMALLOC)
 def vmalloc_chunk_unpreserved(case: Case) -> Iterator[Observation]:
     """The chunks of vmalloc areas are preserved.
 
@@ -325,7 +367,7 @@ def vmalloc_chunk_unpreserved(case: Case) -> Iterator[Observation]:
     )
 
 
-@fault_rule("KHO423", ERROR, _LOST, FaultKind.VMALLOC_DUPLICATE)
+@fault_rule("KHO423", ERROR, _LOST, FaultKind.VMALLOC_DUPLICATE, Subject.VMALLOC)
 def vmalloc_duplicate() -> None:
     """A vmalloc area names each page once.
 

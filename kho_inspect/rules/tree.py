@@ -10,8 +10,17 @@ from kho_inspect import intervals
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import Step, StepKind
 from kho_inspect.model.map import MapNodes
-from kho_inspect.model.radix_tree import entry_path
-from kho_inspect.rules.base import ERROR, FATAL, WARNING, Need, Observation
+from kho_inspect.model.radix_tree import RadixTree, entry_path, node_path
+from kho_inspect.rules.base import (
+    ERROR,
+    FATAL,
+    WARNING,
+    About,
+    Decision,
+    Need,
+    Observation,
+    Subject,
+)
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Catalogue, not_saved
 from kho_inspect.rules.map_view import MAX_LIKELY_ORDER
@@ -36,7 +45,7 @@ _TAKE_AGAIN = "take the dump again: the file is cut short or damaged"
 _DAMAGE = "memory corruption in the old kernel, or a wild write between the two: see what owns it"
 
 
-@CATALOGUE.rule("KHO201", FATAL, _EARLIER)
+@CATALOGUE.rule("KHO201", FATAL, _EARLIER, About.CAPTURE)
 def late_dump(case: Case) -> Iterator[Observation]:
     """The pages of the tree still hold the tree.
 
@@ -61,7 +70,7 @@ def late_dump(case: Case) -> Iterator[Observation]:
     )
 
 
-@node_rule("KHO202", FATAL, _TOGETHER + _DAMAGE, FaultKind.NODE_OUTSIDE)
+@node_rule("KHO202", FATAL, _TOGETHER + _DAMAGE, FaultKind.NODE_OUTSIDE, Subject.RADIX)
 def node_outside() -> None:
     """Tree pointers lead into RAM.
 
@@ -71,7 +80,9 @@ def node_outside() -> None:
     """
 
 
-@node_rule("KHO203", WARNING, not_saved("tree"), FaultKind.NODE_NOT_STORED)
+@node_rule(
+    "KHO203", WARNING, not_saved("tree"), FaultKind.NODE_NOT_STORED, About.CAPTURE, Subject.RADIX
+)
 def node_not_stored() -> None:
     """Every node of the tree is stored in the dump.
 
@@ -81,7 +92,7 @@ def node_not_stored() -> None:
     """
 
 
-@node_rule("KHO204", FATAL, _DAMAGE, FaultKind.NODE_MISALIGNED)
+@node_rule("KHO204", FATAL, _DAMAGE, FaultKind.NODE_MISALIGNED, Subject.RADIX)
 def node_misaligned() -> None:
     """Tree pointers are page-aligned.
 
@@ -91,7 +102,7 @@ def node_misaligned() -> None:
     """
 
 
-@node_rule("KHO205", FATAL, _DAMAGE, FaultKind.NODE_ALIASED)
+@node_rule("KHO205", FATAL, _DAMAGE, FaultKind.NODE_ALIASED, Subject.RADIX)
 def node_aliased() -> None:
     """Every node is reached by one path.
 
@@ -101,7 +112,7 @@ def node_aliased() -> None:
     """
 
 
-@node_rule("KHO206", FATAL, _DAMAGE, FaultKind.NODE_CYCLE)
+@node_rule("KHO206", FATAL, _DAMAGE, FaultKind.NODE_CYCLE, Subject.RADIX)
 def node_cycle() -> None:
     """No node is its own ancestor.
 
@@ -111,27 +122,31 @@ def node_cycle() -> None:
     """
 
 
-@key_rule("KHO207", ERROR, _DAMAGE, FaultKind.KEY_NO_ORDER)
+@key_rule("KHO207", FATAL, _DAMAGE, FaultKind.KEY_NO_ORDER, Subject.RADIX)
 def key_without_order() -> None:
     """Every key has an order bit.
 
-    Matters: key 0 names no page; the next kernel computes an order from it all the same.
+    Matters: key 0 names no page; the next kernel computes order 53 from it at 4K pages. 7.2 and
+    7.3 with CONFIG_DEFERRED_STRUCT_PAGE_INIT initialize 2^53 struct pages and hang or fault; 7.1
+    marks and reserves page 0.
     Causes: a stray bit in the leaf of the lowest keys.
-    Enforced by: no kernel.
+    Enforced by: no kernel: ``kho_radix_decode_key()`` takes any key.
     """
 
 
-@key_rule("KHO208", ERROR, _DAMAGE, FaultKind.KEY_ORDER_TOO_HIGH)
+@key_rule("KHO208", FATAL, _DAMAGE, FaultKind.KEY_ORDER_TOO_HIGH, Subject.RADIX)
 def key_above_order0() -> None:
     """No key has a bit above the order-0 bit.
 
-    Matters: the order would be negative; the next kernel shifts by it.
+    Matters: the order is negative and the next kernel shifts by it. 7.2 and 7.3 with
+    CONFIG_DEFERRED_STRUCT_PAGE_INIT hang; any kernel marks a page that may head a real block,
+    which then restores with the wrong order.
     Causes: a stray entry high in the tree, or a wrong --page-size.
-    Enforced by: no kernel.
+    Enforced by: ``kho_radix_add_key()`` of the writer; not by the next kernel's walk.
     """
 
 
-@fault_rule("KHO209", FATAL, _OTHER_ABI, FaultKind.ORDER0_LOST)
+@fault_rule("KHO209", FATAL, _OTHER_ABI, FaultKind.ORDER0_LOST, Decision.ACCEPTS, Subject.RADIX)
 def order0_lost() -> None:
     """The tree is deep enough for order-0 keys.
 
@@ -182,14 +197,14 @@ def node_preserved(case: Case) -> Iterator[Observation]:
                 yield _node(nodes, at, f"a preserved block of order {block.order}")
 
 
-@tree_rule("KHO212", WARNING, "a stray bit in the tree, or a wrong --page-size")
+@tree_rule("KHO212", FATAL, "a stray bit in the tree, or a wrong --page-size")
 def order_implausible(case: Case) -> Iterator[Observation]:
     """Orders are ones that a writer would use.
 
-    Matters: above order 18 there is no folio, not even a 1 GiB one: such a block is a stray bit,
-    and pins memory that is not meant.
+    Matters: above order 18 there is no folio, not even a 1 GiB one: such a block is a stray bit.
+    The next kernel reserves all memory under it and has none left to boot with.
     Causes: a flipped bit in a table or leaf; a wrong --page-size.
-    Enforced by: no kernel.
+    Enforced by: no kernel: ``kho_preserved_memory_reserve()`` calls ``memblock_reserve()``.
     """
     geometry, preserved = case.handover.geometry, case.handover.preserved
     for order, (starts, _) in preserved.runs.items():
@@ -204,7 +219,7 @@ def order_implausible(case: Case) -> Iterator[Observation]:
             )
 
 
-@fault_rule("KHO213", WARNING, _TAKE_AGAIN, FaultKind.DUMP_INCOMPLETE)
+@fault_rule("KHO213", WARNING, _TAKE_AGAIN, FaultKind.DUMP_INCOMPLETE, About.CAPTURE)
 def dump_incomplete() -> None:
     """The dump file is whole, and says one thing only of each piece of memory.
 
@@ -214,7 +229,7 @@ def dump_incomplete() -> None:
     """
 
 
-@node_rule("KHO214", FATAL, _DAMAGE, FaultKind.CHUNK_COUNT, FaultKind.CHUNK_ORDER)
+@node_rule("KHO214", FATAL, _DAMAGE, FaultKind.CHUNK_COUNT, FaultKind.CHUNK_ORDER, Subject.CHUNKS)
 def chunk_header() -> None:
     """The chunks of a kho-v1 map have a possible order and number of elements.
 
@@ -224,7 +239,7 @@ def chunk_header() -> None:
     """
 
 
-@node_rule("KHO215", ERROR, _DAMAGE, FaultKind.CHUNK_START)
+@node_rule("KHO215", ERROR, _DAMAGE, FaultKind.CHUNK_START, Subject.CHUNKS)
 def bitmap_start() -> None:
     """The bitmaps of a kho-v1 map cover memory that is aligned to their chunk's order.
 
@@ -234,7 +249,7 @@ def bitmap_start() -> None:
     """
 
 
-@fault_rule("KHO216", WARNING, _RAISE, FaultKind.LIMIT, FaultKind.LUO_LIMIT)
+@fault_rule("KHO216", WARNING, _RAISE, FaultKind.LIMIT, FaultKind.LUO_LIMIT, About.CAPTURE)
 def over_budget() -> None:
     """The handover stays within the budgets for reading it.
 
@@ -242,3 +257,23 @@ def over_budget() -> None:
     Causes: memory corruption, junk in place of the tree; or a machine larger than expected.
     Enforced by: no kernel; it concerns this tool.
     """
+
+
+@tree_rule("KHO217", WARNING, _DAMAGE)
+def node_unreachable(case: Case) -> Iterator[Observation]:
+    """No entry stands where no key leads.
+
+    Matters: keys end with the order-0 bit, but the next kernel reads every entry of a table. What
+    is set behind such an entry is KHO208's; with nothing set, nothing is lost.
+    Causes: memory corruption, or a wrong --page-size.
+    Enforced by: no kernel: ``__kho_radix_walk_tree()`` visits all entries.
+    """
+    tree, geometry = case.handover.tree, case.handover.geometry
+    if not isinstance(tree, RadixTree) or any(case.faults(FaultKind.KEY_ORDER_TOO_HIGH)):
+        return
+    for level in tree.levels[1:2]:
+        for at in np.flatnonzero(level.key >= 2 << geometry.order0_bit)[:1].tolist():
+            path, paddr = node_path(geometry, int(level.key[at]), level.level), int(level.paddr[at])
+            yield Observation(
+                f"no key leads to node {paddr:#x}, its entry should be 0", paddr, path
+            )

@@ -35,7 +35,8 @@ def walk_blocks(
 
     Returns the blocks that could be read, and the bytes of each of their entries in chain order.
     No block is read twice, and none once there are ``limit`` entries. A block whose ``count`` is
-    above what it has room for gives none.
+    above what it has room for gives none. Entries start with a text: one right behind the count
+    that has some is not counted, but was written.
     """
     entry_size = entry.sizeof()
     header_size = kho_block_header.sizeof()
@@ -58,6 +59,12 @@ def walk_blocks(
                 path=here,
             )
             count = 0
+        elif not count:
+            words = f"kho_block {at:#x} counts no entries, should count 1 to {capacity}"
+            faults.add(FaultKind.BLOCK_EMPTY, words, paddr=at, path=here)
+        elif count < capacity and data[header_size + count * entry_size]:
+            words = f"kho_block {at:#x} counts {count:,} entries, one more stands behind them"
+            faults.add(FaultKind.RECORD_UNCOUNTED, words, paddr=at, path=here)
         for offset in range(header_size, header_size + count * entry_size, entry_size):
             entries.append(data[offset : offset + entry_size])
         at = header.next

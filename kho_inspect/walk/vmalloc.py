@@ -138,7 +138,7 @@ def _check_descriptor(
     if unknown:
         faults.add(
             FaultKind.VMALLOC_FLAGS,
-            f"vmalloc flags {flags:#x} have unknown bits {unknown:#x}: the kernel refuses them",
+            f"vmalloc flags {flags:#x} have unknown bits {unknown:#x}: the kernel ignores them",
             path=path,
         )
     if order > geometry.order0_bit:

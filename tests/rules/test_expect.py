@@ -103,7 +103,8 @@ def test_what_is_not_met_is_told_by_its_line(
     (finding,) = found["findings"]
     line = 3 + (text.startswith("[") and not text.startswith("[["))
     assert (finding["code"], finding["path"]) == (code, f"{wishes}:{line}")
-    assert (finding["severity"], found["verdict"]) == ("error", "damaged")
+    assert (finding["severity"], finding["about"]) == ("error", "expectation")
+    assert (found["expectations"], found["integrity"]["state"]) == ("differ", "no-defect")
     assert words in finding["message"]
     assert in_process("check", *sound, "--expect", wishes).status == 1
 
@@ -143,6 +144,7 @@ def test_every_line_is_told_apart(tmp_path: Path, sound: tuple[Path, Path]) -> N
         ('max_orphan_bytes = "many"\n', 1),
         ("[preserved]\nmin_bytes = true\n", 2),
         ('[owners]\nLUO = "?"\n', 2),
+        ('[owners]\n"LUO / session vm" = "1M"\n', 2),
         ("\n[[files]]\nsession = 'x'\n", 2),
         ("[[ranges]]\nstart = 1\n", 1),
         ("[[ranges]]\nstart = 1\nsize = 1\ncolour = 1\n", 1),

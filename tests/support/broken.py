@@ -47,7 +47,7 @@ def fdt_oversized(it: Reference) -> Seen:
     return Seen(it.fdt, "root FDT", "should be at most one page of 4 KiB")
 
 
-@broken("KHO104", "fatal")
+@broken("KHO104", "info")
 def compatible_unknown(it: Reference) -> Seen:
     it.props[b"compatible"] = b"kho-v9\0"
     return Seen(
@@ -124,6 +124,13 @@ def compatible_composite(it: Reference) -> Seen:
     )
 
 
+@broken("KHO114", "fatal", "setup_data")
+def setup_data_wrong(it: Reference) -> Seen:
+    it.last.append(lambda: it.image.write_u64(it.setup_data + 24, 0))
+    path = f"setup_data at {it.setup_data:#x}"
+    return Seen(it.setup_data, path, "says that the FDT is 0 bytes, should be one page")
+
+
 # -- KHO2xx: the radix tree
 
 
@@ -180,13 +187,13 @@ def node_cycle(it: Reference) -> Seen:
     return Seen(table, path, "a node on the path that leads here")
 
 
-@broken("KHO207", "error", "tree/207")
+@broken("KHO207", "fatal", "tree/207")
 def key_without_order(it: Reference) -> Seen:
     it.image.insert(0)
     return Seen(it.image.node(0, 0), steps(0), "key 0 is set")
 
 
-@broken("KHO208", "error", "tree/208")
+@broken("KHO208", "fatal", "tree/208")
 def key_above_order0(it: Reference) -> Seen:
     key = 1 << 53 | 0x12345
     it.image.insert(key)
@@ -223,7 +230,7 @@ def node_preserved(it: Reference) -> Seen:
     return Seen(there, path, f"tree node (level 0) {there:#x} lies in a preserved block of order 0")
 
 
-@broken("KHO212", "warning", "memblock/r212")
+@broken("KHO212", "fatal", "memblock/r212")
 def order_implausible(it: Reference) -> Seen:
     start = it.start("r212")
     for paddr in (start, start + (1 << 30)):
@@ -283,10 +290,17 @@ def over_budget(it: Reference) -> Seen:
     return Seen(None, steps(key, 0), "tree nodes; --max-nodes raises that")
 
 
+@broken("KHO217", "warning", "tree/208")
+def node_unreachable(it: Reference) -> Seen:
+    node = it.image.alloc()
+    it.image.write_u64(it.image.root + 8 * 300, node)
+    return Seen(node, "root[300] → L4", "no key leads to node")
+
+
 # -- KHO3xx: preserved memory and scratch
 
 
-@broken("KHO301", "error", "memory/301")
+@broken("KHO301", "fatal", "memory/301")
 def block_outside_ram(it: Reference) -> Seen:
     it.region("r301", BEYOND, PAGE)
     return Seen(BEYOND, "", "is preserved, but lies outside the memory of the dump")
@@ -306,14 +320,14 @@ def block_in_scratch(it: Reference) -> Seen:
     return Seen(start, "", "is preserved, but lies in a scratch area")
 
 
-@broken("KHO304", "fatal", "scratch/304")
+@broken("KHO304", "warning", "scratch/304")
 def scratch_malformed(it: Reference) -> Seen:
     it.scratch.append((0x7200_0000, 0))
     path = f"setup_data at {it.setup_data:#x} → area 2"
     return Seen(it.scratch_table, path, "scratch area 2 is 0x72000000+0x0, should have a size")
 
 
-@broken("KHO305", "error", "scratch/305")
+@broken("KHO305", "warning", "scratch/305")
 def scratch_overlaps(it: Reference) -> Seen:
     it.scratch.append((0x7080_0000, 2 * MIB))
     return Seen(0x7080_0000, f"setup_data at {it.setup_data:#x}", "overlap")

@@ -131,9 +131,19 @@ def luo_unpreserved(it: Reference) -> Seen:
 @broken("KHO517", "info")
 def not_serialized(it: Reference) -> Seen:
     it.image.write_u64(it.blobs["LUO"] + 16, 0)
+    it.image.write(it.flbs + 8, bytes(PAGE - 8))
     for paddr, order in it.session_blocks:
         it.clear(paddr, order)
     return Seen(it.blobs["LUO"], "sub-node LUO", "LUO has no sessions: not serialized (yet)")
+
+
+@broken("KHO532", "error", "LUO/kho-507", blind=True)
+def record_uncounted(it: Reference) -> Seen:
+    session = it.sessions[507]
+    it.image.write_u64(session.block + 8, 1)
+    it.image.write_u64(session.entry + 72, 1)
+    words = "counts 1 entries, one more stands behind them"
+    return Seen(session.block, f"{session.path} → block 0", words)
 
 
 # -- KHO6xx: the other blobs
@@ -145,7 +155,7 @@ def memblock_property(it: Reference) -> Seen:
     return Seen(None, "sub-node memblock → region r601", "'size' is missing or not 8 bytes")
 
 
-@broken("KHO602", "warning", "memblock/r602")
+@broken("KHO602", "error", "memblock/r602")
 def region_compatible(it: Reference) -> Seen:
     props = {b"compatible": b"reserve-mem-v2\0", b"start": u64(HOLE), b"size": u64(PAGE)}
     it.regions.append((b"r602", props))
@@ -154,7 +164,7 @@ def region_compatible(it: Reference) -> Seen:
     )
 
 
-@broken("KHO603", "error", "memblock/r603")
+@broken("KHO603", "fatal", "memblock/r603")
 def region_unpreserved(it: Reference) -> Seen:
     start = it.start("r603")
     it.clear(start)

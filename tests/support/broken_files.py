@@ -1,4 +1,4 @@
-"""Broken images for KHO518 to KHO530, the memfds; see ``broken``."""
+"""Broken images for KHO518 to KHO534, the memfds; see ``broken``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def folio(it: Reference, code: int, pfn: int, flags: int = DIRTY | UPTODATE) -> 
     it.image.write_u64(it.memfds[code].table[0] + 16, pfn | flags)
 
 
-@broken("KHO518", "error", "LUO/memfds/518", blind=True)
+@broken("KHO518", "fatal", "LUO/memfds/518", blind=True)
 def descriptor_unreadable(it: Reference) -> Seen:
     file = it.memfds[518]
     it.image.write_u64(file.entry + 48, BEYOND)
@@ -31,14 +31,14 @@ def seals_unknown(it: Reference) -> Seen:
     return Seen(file.descriptor, file.path, "are 0x81, of which 0x80 is unknown")
 
 
-@broken("KHO520", "error", "LUO/memfds/520")
+@broken("KHO520", "warning", "LUO/memfds/520")
 def flags_unknown(it: Reference) -> Seen:
     file = it.memfds[520]
     it.image.write(file.descriptor + 20, struct.pack("<I", 4))
     return Seen(file.descriptor, file.path, "flags of file 0x520 are 0x4, should be 0")
 
 
-@broken("KHO521", "error", "LUO/memfds/521", blind=True)
+@broken("KHO521", "fatal", "LUO/memfds/521", blind=True)
 def folios_beyond_table(it: Reference) -> Seen:
     file = it.memfds[521]
     it.image.write(file.descriptor + 32, bytes(16))
@@ -60,7 +60,7 @@ def folio_not_head(it: Reference) -> Seen:
     return Seen(pfn << 12, f"{file.owner} → folio 0", "lies inside a preserved block")
 
 
-@broken("KHO524", "warning", "LUO/memfds/524")
+@broken("KHO524", "error", "LUO/memfds/524")
 def folio_pfn_zero(it: Reference) -> Seen:
     file = it.memfds[524]
     it.clear(file.folios[1])
@@ -76,28 +76,28 @@ def folios_overlap(it: Reference) -> Seen:
     return Seen(None, f"{file.path} → folio 1", "overlaps another in the file")
 
 
-@broken("KHO526", "warning", "LUO/memfds/526")
+@broken("KHO526", "error", "LUO/memfds/526")
 def folio_beyond_size(it: Reference) -> Seen:
     file = it.memfds[526]
     it.image.write_u64(file.descriptor + 8, PAGE)
     return Seen(None, f"{file.path} → folio 1", "starts beyond the file's size of 4 KiB")
 
 
-@broken("KHO527", "warning", "LUO/memfds/527")
+@broken("KHO527", "error", "LUO/memfds/527")
 def file_gaps(it: Reference) -> Seen:
     file = it.memfds[527]
     it.image.write_u64(file.descriptor + 8, 3 * PAGE)
     return Seen(file.descriptor, file.path, "has no folio for 4 KiB from offset 0x2000")
 
 
-@broken("KHO528", "warning", "LUO/memfds/528")
+@broken("KHO528", "error", "LUO/memfds/528")
 def folio_not_uptodate(it: Reference) -> Seen:
     file = it.memfds[528]
     folio(it, 528, file.folios[1] >> 12, DIRTY)
     return Seen(None, f"{file.path} → folio 1", "is not UPTODATE")
 
 
-@broken("KHO529", "warning", "LUO/memfds/529")
+@broken("KHO529", "error", "LUO/memfds/529")
 def folio_not_dirty(it: Reference) -> Seen:
     file = it.memfds[529]
     folio(it, 529, file.folios[1] >> 12, UPTODATE)
@@ -116,3 +116,19 @@ def folio_table_junk(it: Reference) -> Seen:
     file = it.memfds[519]
     it.image.write(file.table[0], b"no folio" * (PAGE // 8))
     return Seen(file.chunk, file.path, "folio table of file")
+
+
+@broken("KHO533", "error", "LUO/memfds/519")
+def folio_repeated(it: Reference) -> Seen:
+    file = it.memfds[519]
+    it.clear(file.folios[1])
+    folio(it, 519, file.folios[0] >> 12)
+    return Seen(None, f"{file.path} → folio 1", "stands in the table before")
+
+
+@broken("KHO534", "error", "LUO/memfds/523")
+def folio_index_misaligned(it: Reference) -> Seen:
+    file = it.memfds[523]
+    it.image.write_u64(file.table[0] + 8, 1)
+    it.image.write_u64(file.descriptor + 8, 5 * PAGE)
+    return Seen(None, f"{file.path} → folio 0", "has an index that is no multiple of its pages")

@@ -52,7 +52,7 @@ def property_of_other_abi(it: Reference) -> Seen:
     )
 
 
-@broken("KHO406", "error", "fdt/x406", blind=True)
+@broken("KHO406", "fatal", "fdt/x406", blind=True)
 def blob_outside(it: Reference) -> Seen:
     there = BEYOND + MIB
     it.subnode("x406", there, 64)
@@ -145,7 +145,7 @@ def vmalloc_chain(it: Reference) -> Seen:
     return Seen(file.chunk, f"{file.path} → folios → chunk 1", "links back to chunk")
 
 
-@broken("KHO418", "error", "LUO/memfds/418", blind=True)
+@broken("KHO418", "warning", "LUO/memfds/418", blind=True)
 def vmalloc_flags(it: Reference) -> Seen:
     file = it.memfds[418]
     it.image.write(file.descriptor + 44, struct.pack("<H", 0x8000))
@@ -159,7 +159,7 @@ def vmalloc_order(it: Reference) -> Seen:
     return Seen(None, f"{file.path} → folios", "vmalloc order is 60")
 
 
-@broken("KHO420", "error", "LUO/memfds/420", blind=True)
+@broken("KHO420", "fatal", "LUO/memfds/420", blind=True)
 def vmalloc_chunk_unreadable(it: Reference) -> Seen:
     file = it.memfds[420]
     it.image.write_u64(file.descriptor + 32, BEYOND)

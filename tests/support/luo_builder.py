@@ -275,10 +275,8 @@ def luo_v1(
         else NOTHING
         for session in sessions
     ]
-    written = NOTHING
-    if serialized:
-        packed = _packed(sessions, files)
-        written = array(image, packed, SESSION_PAGES, u64(len(sessions)))
+    packed = _packed(sessions, files) if serialized else []
+    written = array(image, packed, SESSION_PAGES, u64(len(packed)))
     flbs_pa = flb_array(image, flbs)
     session_props = [(b"compatible", b"luo-session-v2\0")]
     flb_props = [(b"compatible", b"luo-flb-v1\0")]

@@ -1,0 +1,192 @@
+"""What follows from the findings: capture, decision and integrity, each with what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.identity import Message
+from kho_inspect.model.luo import Luo
+from kho_inspect.rules.base import About, Decision, Finding, Severity
+from kho_inspect.rules.case import Case
+
+MAX_REASONS = 8
+"""Reasons that a statement lists; the findings have them all."""
+_ALONE = frozenset({"KHO101", "KHO103", "KHO104", "KHO105", "KHO106", "KHO107", "KHO108"})
+"""Rules that look at the bytes of the root FDT alone: they stand on any dump."""
+_OF_THE_READER = frozenset({"KHO104", "KHO105"})
+"""Rules on who reads the handover: they are no defect of it."""
+_MAY_LACK_RAM = frozenset({"KHO202", "KHO301", "KHO307", "KHO406", "KHO420", "KHO505", "KHO518"})
+"""Rules on memory outside RAM: a dump that lacks RAM makes them too."""
+
+
+class CaptureState(Enum):
+    """How far dump and DTB are what the next kernel saw."""
+
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    """Something that a structure points to was not saved."""
+    RECYCLED = "recycled"
+    """Taken after the next kernel had freed its boot memory."""
+    MISMATCH = "mismatch"
+    """Dump, DTB, base, map or page size do not fit together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What the dump is worth as evidence."""
+
+    state: CaptureState
+    reasons: tuple[Message, ...] = ()
+    suggestion: str | None = None
+    """Options or an input that would fit, where the dump shows it."""
+
+    def leaves(self, finding: Finding) -> bool:
+        """Whether a finding stands whatever the capture lacks."""
+        if self.state is CaptureState.COMPLETE or finding.code in _ALONE:
+            return True
+        return (
+            self.state is CaptureState.INCOMPLETE
+            and finding.about is About.HANDOVER
+            and finding.code not in _MAY_LACK_RAM
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What the next kernel would do."""
+
+    state: Decision
+    target: str
+    """The kernel or ABI that the decision is for."""
+    reasons: tuple[str, ...] = ()
+    """Codes of the findings that decide."""
+
+
+class Integrity(Enum):
+    """Whether what was handed over is as its writers left it."""
+
+    NO_DEFECT = "no-defect"
+    SUSPICIOUS = "suspicious"
+    DAMAGED = "damaged"
+    UNDECIDED = "undecided"
+
+
+class Met(Enum):
+    """Whether the handover is the expected one."""
+
+    MET = "met"
+    DIFFER = "differ"
+    NONE = "none"
+    """Nothing was expected."""
+
+
+def capture_of(case: Case) -> Capture:
+    """What the dump is worth, whichever rules are run."""
+    if case.opened is None:
+        return Capture(CaptureState.INCOMPLETE, ("the root FDT cannot be read",))
+    misfit = _misfit(case)
+    if misfit is not None:
+        return misfit
+    reasons = tuple(dict.fromkeys(fault.message for fault in case.faults(*_NOT_READ)))
+    return Capture(
+        CaptureState.INCOMPLETE if reasons else CaptureState.COMPLETE, reasons[:MAX_REASONS]
+    )
+
+
+def _misfit(case: Case) -> Capture | None:
+    """The state of a capture whose map does not read as one; None where it does."""
+    handover, tree = case.handover, case.handover.tree
+    if case.fit is not None:
+        return Capture(CaptureState.MISMATCH, case.fit.evidence, case.fit.option)
+    if tree is None or not (case.root_outside or case.map.is_late):
+        return None
+    if case.root_outside:
+        held = ", ".join(map(str, handover.source.declared[:3])) or "none"
+        return Capture(
+            CaptureState.MISMATCH,
+            (f"the map's root {tree.root:#x} is outside the dump's memory ({held})", _ANOTHER),
+        )
+    if not tree.pointers and not handover.preserved.bytes:
+        return Capture(
+            CaptureState.INCOMPLETE,
+            (
+                f"the map's root page {tree.root:#x} is zero: cleared in the old kernel, or left "
+                "out by what wrote the dump",
+            ),
+        )
+    found = handover.fdt.paddr is not None or any(
+        blob.fdt is not None or isinstance(blob.content, Luo) for blob in handover.blobs
+    )
+    where = f"the map's root {tree.root:#x} does not lead to a map of this handover"
+    if found:
+        what = "the root FDT" if handover.fdt.paddr is not None else "a blob"
+        return Capture(
+            CaptureState.RECYCLED,
+            (where, f"{what} is in the dump: the rest was overwritten after the jump"),
+        )
+    return Capture(CaptureState.MISMATCH, (where, f"{_ANOTHER}; or the dump was taken after boot"))
+
+
+def conclude(case: Case, capture: Capture, findings: Sequence[Finding]) -> Conclusion:
+    """What the next kernel does: the gravest of what the findings that stand make it do."""
+    target = case.target_name or "a kernel of the same ABI"
+    fatal = [
+        finding
+        for finding in findings
+        if finding.severity is Severity.FATAL and capture.leaves(finding)
+    ]
+    for state in (Decision.REFUSES, Decision.PANICS):  # in the order in which it happens
+        codes = dict.fromkeys(finding.code for finding in fatal if finding.decision is state)
+        if codes:
+            return Conclusion(state, target, tuple(codes))
+    if capture.state is not CaptureState.COMPLETE:
+        return Conclusion(Decision.UNKNOWN, target)
+    if case.opened is None or case.foreign:
+        return Conclusion(Decision.UNKNOWN, target)
+    return Conclusion(Decision.ACCEPTS, target)
+
+
+def integrity_of(case: Case, capture: Capture, findings: Sequence[Finding], ran: int) -> Integrity:
+    """Whether the memory is as it was written; decided by what stands whatever is lacking."""
+    worst = max(
+        (
+            finding.severity
+            for finding in findings
+            if finding.about is About.HANDOVER
+            and finding.code not in _OF_THE_READER
+            and capture.leaves(finding)
+        ),
+        default=Severity.INFO,
+    )
+    if worst >= Severity.ERROR:
+        return Integrity.DAMAGED
+    if capture.state is not CaptureState.COMPLETE or not ran or case.foreign:
+        return Integrity.UNDECIDED
+    return Integrity.SUSPICIOUS if worst is Severity.WARNING else Integrity.NO_DEFECT
+
+
+def expectations_of(case: Case, findings: Sequence[Finding]) -> Met:
+    """Whether the expectation file was met."""
+    if case.expectations is None:
+        return Met.NONE
+    differ = any(finding.about is About.EXPECTATION for finding in findings)
+    return Met.DIFFER if differ else Met.MET
+
+
+_ANOTHER = "another machine's dump, another base or map (--base, --map), or another boot's DTB"
+_NOT_READ = (
+    FaultKind.NODE_NOT_STORED,
+    FaultKind.BLOB_NOT_STORED,
+    FaultKind.VMALLOC_CHUNK_NOT_STORED,
+    FaultKind.BLOCK_NOT_STORED,
+    FaultKind.LUO_ARRAY_NOT_STORED,
+    FaultKind.MEMFD_NOT_STORED,
+    FaultKind.KHO_TEST_NOT_STORED,
+    FaultKind.DUMP_INCOMPLETE,
+    FaultKind.LIMIT,
+    FaultKind.LUO_LIMIT,
+)
+"""What was not read, in the order in which a handover is."""

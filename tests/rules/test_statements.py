@@ -1,0 +1,209 @@
+"""Capture, decision and integrity: what is claimed, and that no more is."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.broken import BROKEN
+from tests.support.builder import Image, Tree, fdt_blob
+from tests.support.captures import HOME, Capture
+from tests.support.reference import Reference
+from tests.support.running import document, in_process, save
+
+PAGE = 4096
+LATE = HOME.parent / "went-wrong" / "late-v3"
+DUMP, DTB = "samples/x86_64-kho-v2.elf", "samples/x86_64-kho-v2.dtb"
+
+
+def states(found: dict[str, Any]) -> tuple[str, str, str]:
+    """Of capture, decision and integrity."""
+    return found["capture"]["state"], found["decision"]["state"], found["integrity"]["state"]
+
+
+def put(folder: Path, *damages: str) -> tuple[Path, Path]:
+    """The reference with damage."""
+    it = Reference()
+    for code in damages:
+        BROKEN[code].damage(it)
+    dump, dtb = it.write(folder)
+    return Path(dump), Path(dtb)
+
+
+def test_a_sound_handover(tmp_path: Path) -> None:
+    files = put(tmp_path)
+    found = document("check", *files)
+    assert states(found) == ("complete", "accepts", "no-defect")
+    assert (found["expectations"], found["capture"]["suggestion"]) == ("none", None)
+    assert in_process("check", *files).status == 0
+
+
+def test_no_rule_ran_is_not_sound(tmp_path: Path) -> None:
+    files = put(tmp_path)
+    found = document("check", *files, "--ignore", "KHO")
+    assert (found["integrity"]["state"], found["integrity"]["ran"]) == ("undecided", 0)
+    assert in_process("check", *files, "--ignore", "KHO").status == 4
+
+
+@pytest.mark.parametrize("options", [[], ["--select", "KHO5"], ["--ignore", "KHO201"]])
+def test_a_dump_taken_after_boot_is_not_judged(options: list[str], tmp_path: Path) -> None:
+    files = put(tmp_path, "KHO201")
+    assert states(document("check", *files, *options)) == ("recycled", "unknown", "undecided")
+    assert in_process("check", *files, *options).status == 4
+    assert in_process("show", *files).status == 4
+    assert in_process("check", *files, "--fail-on", "never").status == 0
+
+
+def test_a_real_dump_taken_after_boot(tmp_path: Path) -> None:
+    if not LATE.exists():
+        pytest.skip("the captures are not here")
+    dump = tmp_path / "dump.raw"
+    with lzma.open(LATE / "dump.raw.xz") as packed, dump.open("wb") as out:
+        shutil.copyfileobj(packed, out)
+    found = document("check", dump, LATE / "kho.dtb")
+    assert states(found) == ("recycled", "unknown", "undecided")
+    assert in_process("check", dump, LATE / "kho.dtb").status == 4
+
+
+def test_captures_are_complete_and_accepted(capture: Capture) -> None:
+    found = document("check", capture.dump, capture.dtb, "--base", hex(capture.base))
+    assert states(found) == ("complete", "accepts", "no-defect")
+
+
+def test_an_all_zero_root_page_is_not_recycled_memory(tmp_path: Path) -> None:
+    it = Reference()
+    it.image.write(it.image.root, bytes(PAGE))
+    files = it.write(tmp_path)
+    found = document("check", *files)
+    assert states(found) == ("incomplete", "unknown", "undecided")
+    (reason,) = found["capture"]["reasons"]
+    assert "cleared in the old kernel, or left out" in reason
+    assert in_process("check", *files).status == 4
+
+
+def test_a_text_file_is_no_late_dump(tmp_path: Path) -> None:
+    _, dtb = put(tmp_path)
+    text = tmp_path / "notes.txt"
+    text.write_text("What went wrong?\n" * 400_000)
+    found = document("check", text, dtb)
+    assert states(found) == ("mismatch", "unknown", "undecided")
+    assert in_process("check", text, dtb).status == 4
+
+
+def test_another_dumps_dtb_does_not_fit(tmp_path: Path) -> None:
+    dump, _ = put(tmp_path)
+    (tmp_path / "other").mkdir()
+    stranger = Image(ram=(0x10_0000_0000, 64 << 20))
+    stranger.subnode("x", stranger.blob(b"x" * 16), 16)
+    _, dtb = save(stranger, tmp_path / "other", stranger.finish())
+    found = document("check", dump, dtb)
+    assert states(found) == ("mismatch", "unknown", "undecided")
+    assert in_process("check", dump, dtb).status == 4
+
+
+def test_an_unknown_abi_read_as_another_is_undecided(tmp_path: Path) -> None:
+    files = put(tmp_path, "KHO104")
+    found = document("check", *files, "--assume-abi", "kho-v4")
+    assert states(found) == ("complete", "unknown", "undecided")
+    assert in_process("check", *files, "--assume-abi", "kho-v4").status == 4
+    assert in_process("check", *files).status == 4
+    refused = document("check", *files, "--target", "linux-7.3")
+    assert refused["decision"] == {
+        "state": "refuses",
+        "target": "linux-7.3",
+        "reasons": ["KHO105"],
+    }
+    assert in_process("check", *files, "--target", "linux-7.3").status == 1
+
+
+def test_a_truncated_dump_is_incomplete(tmp_path: Path) -> None:
+    data = Path(DUMP).read_bytes()
+    cut = tmp_path / "cut.elf"
+    cut.write_bytes(data[: len(data) // 2])
+    found = document("check", cut, DTB)
+    assert found["capture"]["state"] == "incomplete"
+    assert found["decision"]["state"] == "unknown"
+    assert in_process("check", cut, DTB).status in (1, 4)
+
+
+def test_a_missed_expectation_is_no_damage(tmp_path: Path) -> None:
+    files = put(tmp_path)
+    wishes = tmp_path / "expect.toml"
+    wishes.write_text('[subnodes]\nrequired = ["nowhere"]\n')
+    found = document("check", *files, "--expect", wishes)
+    assert states(found) == ("complete", "accepts", "no-defect")
+    assert found["expectations"] == "differ"
+    assert {finding["about"] for finding in found["findings"]} == {"expectation"}
+    assert in_process("check", *files, "--expect", wishes).status == 1
+
+
+def test_rules_on_what_is_not_there_do_not_pass(tmp_path: Path) -> None:
+    image = Image()
+    image.subnode("x", image.blob(b"x" * 16), 16)
+    dump, dtb = save(image, tmp_path, image.finish())
+    integrity = document("check", dump, dtb)["integrity"]
+    with_luo = tmp_path / "luo"
+    with_luo.mkdir()
+    assert integrity["not_applicable"] > 40
+    assert document("check", *put(with_luo))["integrity"]["not_applicable"] < 5
+
+
+def test_what_is_required_must_not_be_blocked(tmp_path: Path) -> None:
+    image = Image()
+    image.subnode("x", image.blob(b"x" * 16), 16)
+    dump, dtb = save(image, tmp_path, image.finish())
+    assert in_process("check", dump, dtb).status == 0
+    assert in_process("check", dump, dtb, "--require", "KHO303").status == 4  # no scratch table
+    assert in_process("check", dump, dtb, "--require", "all").status == 4
+    assert in_process("check", dump, dtb, "--require", "KHO204").status == 0
+
+
+def test_an_error_of_the_program_is_no_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr("kho_inspect.inspection.examine", fail)
+    result = in_process("check", *put(tmp_path))
+    assert (result.status, result.stdout) == (70, "")
+    assert result.stderr.startswith("kho-inspect: internal error: ZeroDivisionError")
+
+
+def test_the_first_screen_is_twenty_lines(capture: Capture) -> None:
+    result = in_process("show", capture.dump, capture.dtb, "--base", hex(capture.base))
+    assert len(result.stdout.splitlines()) <= 20
+
+
+def test_a_forgotten_base_is_named(tmp_path: Path) -> None:
+    image = Image(ram=(0x4000_0000, 64 << 20))
+    for name in ("x", "y"):
+        image.subnode(name, image.blob(fdt_blob(Tree(b"", [(b"compatible", b"x\0")]))), 4096)
+    dtb, dump = tmp_path / "kho.dtb", tmp_path / "dump.raw"
+    dtb.write_bytes(image.finish())
+    image.write_raw(dump, 0x4000_0000)
+    found = document("check", dump, dtb)
+    assert states(found) == ("mismatch", "unknown", "undecided")
+    assert found["capture"]["suggestion"] == "--base 0x40000000"
+    assert in_process("check", dump, dtb).status == 4
+    assert in_process("check", dump, dtb, "--base", "0x40000000").status == 0
+
+
+@pytest.mark.parametrize("size", ["4K", "16K", "64K"])
+def test_a_wrong_page_size_is_named(size: str, capture: Capture) -> None:
+    if capture.truth["compatible"] != "kho-v4":
+        pytest.skip("one ABI is enough")
+    args: list[str | Path] = ["check", capture.dump, capture.dtb]
+    args += ["--base", hex(capture.base), "--page-size", size]
+    found = document(*args)
+    right = f"{capture.truth['page_size'] // 1024}K"
+    if size == right:
+        assert found["capture"]["state"] == "complete"
+    else:
+        assert states(found) == ("mismatch", "unknown", "undecided")
+        assert found["capture"]["suggestion"] == f"--page-size {right}"
+        assert in_process(*args).status == 4
