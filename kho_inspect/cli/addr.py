@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from kho_inspect.cli.options import Address, Input, exit_status, reads_handover
+from kho_inspect.cli.options import Address, Input, exit_status, misfit_of, reads_handover
 from kho_inspect.units import PhysAddr
 
 
@@ -23,15 +23,16 @@ def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
             raise click.UsageError(f"{paddr:#x} is beyond 64 bits")
     opened = given.open()
     handover = inspect_opened(opened, given.options)
+    known = misfit_of(handover) is None
     found = [describe_address(opened.memory, handover, paddr) for paddr in paddrs]
     if given.json:
         from kho_inspect.render.json import addresses_document
 
-        given.write_json(addresses_document(handover, found))
+        given.write_json(addresses_document(handover, found, known=known))
         return exit_status(handover)
     from kho_inspect.render.addresses import print_address
 
     console = given.console()
     for info in found:
-        print_address(console, info)
+        print_address(console, info, known=known)
     return exit_status(handover)

@@ -48,4 +48,5 @@ def command(given: Input, selectors: tuple[str, ...], output: Path, force: bool)
         from kho_inspect.render.extract import print_entries
 
         print_entries(given.console(), str(output), entries)
-    return exit_codes.FINDINGS if incomplete(entries) else exit_status(handover)
+    status = exit_status(handover)
+    return exit_codes.FINDINGS if not status and incomplete(entries) else status

@@ -18,6 +18,7 @@ from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.limits import BUDGETS, Limits
+from kho_inspect.render.safe import safe
 from kho_inspect.units import Extent, PhysAddr, parse_size
 
 if TYPE_CHECKING:
@@ -173,9 +174,26 @@ def write_text(pieces: Iterable[str]) -> None:
     sys.stdout.writelines(pieces)
 
 
+def misfit_of(handover: Handover) -> str | None:
+    """Why nothing follows from the map of this dump; None where its map reads as one."""
+    from kho_inspect.inspection import case_of
+    from kho_inspect.render.names import message_text
+    from kho_inspect.rules.statements import CaptureState, capture_of
+
+    capture = capture_of(case_of(handover))
+    if capture.state not in (CaptureState.RECYCLED, CaptureState.MISMATCH):
+        return None
+    return f"capture {capture.state.value}: {message_text(capture.reasons[0])}"
+
+
 def exit_status(handover: Handover) -> int:
-    """Damage makes any command end with 1."""
-    return exit_codes.FINDINGS if handover.faults else exit_codes.CLEAN
+    """Damage makes any command end with 1; a map that is none with 4, and a caution on stderr."""
+    misfit = misfit_of(handover)
+    if misfit is None:
+        return exit_codes.FINDINGS if handover.faults else exit_codes.CLEAN
+    caution = f"kho-inspect: caution: {misfit}\n  try: kho-inspect check DUMP DTB"
+    click.echo("\n".join(map(safe, caution.split("\n"))), err=True)
+    return exit_codes.CANNOT_JUDGE
 
 
 _DUMP = click.argument("dump", required=False)

@@ -16,15 +16,20 @@ MAX_OWNERS = 64
 """Owners of one page that are shown; many have it only where entries without number lie."""
 
 
-def print_address(console: Console, info: AddressInfo) -> None:
-    """Preserved or not, by which block, whose, where in the map, in which sub-node."""
+def print_address(console: Console, info: AddressInfo, *, known: bool = True) -> None:
+    """Preserved or not, by which block, whose, where in the map, in which sub-node.
+
+    ``known``: the map reads as one, so that its silence means something.
+    """
     state = Text("preserved", "green") if info.blocks else Text("not preserved", "yellow")
+    if not known:
+        state = Text("unknown whether preserved: the map does not read as one", "yellow")
     console.print(Text.assemble((f"{info.paddr:#x}", "bold"), "  ", state))
-    rows = [(name, plain(value)) for name, value in _rows(info)]
+    rows = [(name, plain(value)) for name, value in _rows(info, known)]
     console.print(grid(rows, indent=2))
 
 
-def _rows(info: AddressInfo) -> Iterator[tuple[str, str]]:
+def _rows(info: AddressInfo, known: bool) -> Iterator[tuple[str, str]]:
     for block in info.blocks:
         extent = Extent(block.paddr, block.paddr + block.size)
         yield "block", f"{extent}, order {block.order}, {human_size(block.size)}"
@@ -34,9 +39,9 @@ def _rows(info: AddressInfo) -> Iterator[tuple[str, str]]:
         yield "owner", place_name(owner)
     if len(info.owners) > MAX_OWNERS:
         yield "", f"… {len(info.owners) - MAX_OWNERS:,} more: --json lists them all"
-    if info.blocks and not info.owners:
+    if known and info.blocks and not info.owners:
         yield "owner", "none: an orphan, nothing that was decoded points here"
-    if info.owners and not info.blocks:
+    if known and info.owners and not info.blocks:
         yield "", "dangling: claimed, but not preserved, so it will be overwritten"
     for entry in info.entries:
         yield from entry.rows()

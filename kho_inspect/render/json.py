@@ -259,11 +259,13 @@ def locate_document(memory: PhysicalMemory, located: Located, scratch: Scratch |
     }
 
 
-def addresses_document(handover: Handover, found: Iterable[AddressInfo]) -> Document:
-    """``kho-inspect addr --json``."""
+def addresses_document(
+    handover: Handover, found: Iterable[AddressInfo], *, known: bool = True
+) -> Document:
+    """``kho-inspect addr --json``; ``preserved`` is null where it is not ``known``."""
     return {
         **_head(handover),
-        "addresses": [_address(info) for info in found],
+        "addresses": [_address(info, known) for info in found],
         "faults": _faults(handover),
     }
 
@@ -323,14 +325,14 @@ def _fdt_node(node: FdtNode) -> Document:
     }
 
 
-def _address(info: AddressInfo) -> Document:
+def _address(info: AddressInfo, known: bool) -> Document:
     entries: dict[str, list[Document | str]] = {"paths": [], "chunks": []}
     for entry in info.entries:
         entries.setdefault(entry.kind, []).append(entry.document())
     return {
         "paddr": hex(info.paddr),
         "presence": info.presence.value,
-        "preserved": bool(info.blocks),
+        "preserved": bool(info.blocks) if known else None,
         "blocks": [
             {
                 "start": hex(block.paddr),

@@ -163,6 +163,16 @@ class Case:
         }
         return {subject for subject, here in present.items() if here}
 
+    def why(self, need: Need) -> str:
+        """Why it is missing, and what to do."""
+        if need is Need.SCRATCH and self.opened is not None and self.handover.pointers:
+            source = self.handover.pointers[0].source
+            return (
+                f"the scratch table that {source} names is zero or not stored: "
+                "--scratch START+LEN, or --boot-dtb FILE"
+            )
+        return need.value
+
     @property
     def missing(self) -> set[Need]:
         """What this case cannot provide."""

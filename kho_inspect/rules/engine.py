@@ -83,7 +83,7 @@ def judge(case: Case, wanted: Callable[[str], bool] = lambda code: True) -> Verd
         if not wanted(rule.code) or not ASKED_FOR.isdisjoint(absent):
             continue
         if absent:
-            blocked.setdefault(absent[0].value, []).append(rule.code)
+            blocked.setdefault(case.why(absent[0]), []).append(rule.code)
         elif rule.subject is not None and rule.subject not in subjects:
             not_applicable.append(rule.code)
         else:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+from tests.support.builder import Image
 from tests.support.cli import DTB, DUMP, OUT_DTB, REPO, kho_inspect
+from tests.support.luo_builder import File, Session, luo_v5, memfd, pattern
 
 V1, V1_DTB = "samples/x86_64-kho-v1.elf", "samples/x86_64-kho-v1.dtb"
 GOLDEN = REPO / "tests" / "golden"
@@ -70,3 +73,30 @@ def test_no_line_is_wider_than_the_terminal(name: str) -> None:
         pytest.skip("for machines")
     lines = kho_inspect(*args, columns=columns).stdout.splitlines()
     assert [line for line in lines if len(line) > columns] == []
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_the_first_screen_of_any_handover(size: str, columns: int, tmp_path: Path) -> None:
+    image = Image()
+    sessions = [Session(b"vm-alpha", [_file(image, 1)])]
+    if size == "large":
+        sessions += [
+            Session(b"bulk-%03d" % number, [_file(image, token) for token in range(4)])
+            for number in range(61)
+        ]
+    luo_v5(image, sessions)
+    (tmp_path / "kho.dtb").write_bytes(image.finish())
+    image.write_elf(tmp_path / "dump.elf")
+    result = kho_inspect("dump.elf", "kho.dtb", columns=columns, cwd=tmp_path)
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= columns
+    path = GOLDEN / f"first-{size}-{columns}.txt"
+    if os.environ.get("KHO_UPDATE_GOLDEN"):
+        path.write_text(result.stdout)
+    assert (result.stdout, result.stderr, result.status) == (path.read_text(), "", 0)
+
+
+def _file(image: Image, token: int) -> File:
+    return File(token, memfd(image, pattern(4096, token)))

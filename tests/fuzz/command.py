@@ -300,8 +300,9 @@ def check_result(name: str, result: Result, args: Args) -> None:
         assert name == "locate" or not result.stdout
         assert result.stderr.startswith("kho-inspect: ") or (name == "locate" and result.stdout)
         assert len(result.stderr.splitlines()) <= 2
-    else:
-        assert not result.stderr, result.stderr
+    elif result.status != 4 or result.stderr:
+        cautious = result.stderr.startswith("kho-inspect: caution: capture ")
+        assert cautious if result.status == 4 else not result.stderr, result.stderr
     _check_form(result, args)
 
 

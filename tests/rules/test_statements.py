@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import shutil
 from pathlib import Path
@@ -207,3 +208,20 @@ def test_a_wrong_page_size_is_named(size: str, capture: Capture) -> None:
         assert states(found) == ("mismatch", "unknown", "undecided")
         assert found["capture"]["suggestion"] == f"--page-size {right}"
         assert in_process(*args).status == 4
+
+
+@pytest.mark.parametrize("command", ["tree", "ranges", "owners", "blobs"])
+def test_other_commands_caution_on_a_dump_taken_after_boot(command: str, tmp_path: Path) -> None:
+    result = in_process(command, *put(tmp_path, "KHO201"))
+    assert result.status == 4
+    assert result.stderr.startswith("kho-inspect: caution: capture recycled: ")
+
+
+def test_addr_does_not_know_on_a_dump_taken_after_boot(tmp_path: Path) -> None:
+    files = put(tmp_path, "KHO201")
+    result = in_process("addr", *files, "0x200000")
+    assert result.status == 4
+    assert "unknown whether preserved" in result.stdout
+    assert "overwritten" not in result.stdout
+    (found,) = json.loads(in_process("addr", *files, "0x200000", "--json").stdout)["addresses"]
+    assert found["preserved"] is None
