@@ -15,7 +15,6 @@ from kho_inspect.errors import FdtError, NotAHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
-from kho_inspect.locate.fit import find_fit
 from kho_inspect.locate.live import DEBUGFS, live_fdt
 from kho_inspect.locate.page_size import find_page_size
 from kho_inspect.locate.root_fdt import find_page, locate_root_fdt, read_root_fdt
@@ -120,6 +119,8 @@ def examine(
     case = case_of(inspect_opened(opened, options), question)
     if not case.misreads:
         return case
+    from kho_inspect.locate.fit import find_fit  # most handovers read well
+
     root, geometry = case.handover.fdt, case.handover.geometry
     return replace(
         case, fit=find_fit(opened.memory, root, geometry, opened.located, options.limits)

@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from kho_inspect.abi import Abi
 from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.errors import FdtError
-from kho_inspect.locate.fit import Fit
 from kho_inspect.model.contents import Content
 from kho_inspect.model.faults import Fault, FaultKind
 from kho_inspect.model.handover import Blob, Handover, Scratch
@@ -23,6 +22,9 @@ from kho_inspect.rules.expectations import Expectation
 from kho_inspect.rules.map_view import BAD_POINTERS, MapView
 from kho_inspect.rules.memfds_view import MemfdsView
 from kho_inspect.units import PhysAddr, human_size
+
+if TYPE_CHECKING:
+    from kho_inspect.locate.fit import Fit
 
 C = TypeVar("C", bound=Content)
 T = TypeVar("T")
