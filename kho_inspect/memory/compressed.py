@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
@@ -87,6 +86,8 @@ def unpack(
     is too small or the decoder is not installed.
     """
     folder = os.environ.get("TMPDIR") or "/var/tmp"  # /tmp is often memory
+    import tempfile  # most dumps are not packed
+
     size, note = 0, ""
     try:
         out = tempfile.TemporaryFile(buffering=PIECE, dir=folder)  # noqa: SIM115  # kept open

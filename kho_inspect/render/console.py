@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from kho_inspect.render.safe import safe
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class _Console(Console):
@@ -49,6 +51,9 @@ def plain(text: str, style: str = "") -> Text:
 
 def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
     """An empty table in the house style; the columns named in ``right`` are right-aligned."""
+    from rich import box
+    from rich.table import Table  # a sound handover is judged without one
+
     made = Table(
         title=title,
         title_justify="left",
@@ -64,6 +69,8 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
 
 def grid(rows: Sequence[tuple[str | Text, Text]], indent: int = 0) -> Table:
     """Names and values in two columns, without lines."""
+    from rich.table import Table
+
     made = Table.grid(padding=(0, 2 if not indent else 1), pad_edge=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
