@@ -149,8 +149,8 @@ def fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
     at = 2 * found + _VERSION
     # The version of a header that goes on in the next piece is not looked at.
     version = cells[np.minimum(at, len(cells) - 1)].byteswap()
-    fits: NDArray[np.bool_] = (version >= FDT_LAST_SUPPORTED_VERSION) | (at >= len(cells))
-    return found[fits]
+    kept: NDArray[np.intp] = found[(version >= FDT_LAST_SUPPORTED_VERSION) | (at >= len(cells))]
+    return kept
 
 
 def find_copies(memory: PhysicalMemory, prefix: bytes) -> list[FoundFdt]:

@@ -115,7 +115,7 @@ def _number(key: str, value: Any) -> int:
         return parse_size(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{value!r} is no number")
-    return value
+    return int(value)
 
 
 def _owned(key: str, value: Any) -> int:
