@@ -25,9 +25,9 @@ def command(given: Input, question: Question, full: bool) -> int:
 
     with given.opening() as advance:
         case = examine(given.dump, given.dtb, given.options, question, progress=advance)
-    verdict = judge(case)
     if case.fdt_error is not None:
         raise case.fdt_error
+    verdict = judge(case)
     if given.json:
         from kho_inspect.render.check_json import statements_json
         from kho_inspect.render.json import show_document

@@ -52,7 +52,8 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
         *(plain(f"    {message_text(reason)}", "dim") for reason in capture.reasons[:most]),
     ]
     if capture.suggestion:
-        lines.append(plain(f"    this fits: {capture.suggestion}", "bold"))
+        where = " in place of the DTB" if capture.suggestion == "-" else ""
+        lines.append(plain(f"    this fits: {capture.suggestion}{where}", "bold"))
     codes = ", ".join(decision.reasons)
     words = f"unknown for {decision.target}"
     if decision.state is not Decision.UNKNOWN:
@@ -67,6 +68,17 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
         met = verdict.expectations is Met.MET
         lines.append(_statement("expected", "met" if met else "differs", met))
     return lines
+
+
+def states(verdict: Verdict) -> dict[str, str]:
+    """Name → value of each statement, for reports that have properties."""
+    return {
+        "capture": verdict.capture.state.value,
+        "decision": verdict.decision.state.value,
+        "target": verdict.decision.target,
+        "integrity": verdict.integrity.value,
+        "expectations": verdict.expectations.value,
+    }
 
 
 def _statement(name: str, words: str, good: bool) -> Text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from kho_inspect.render.findings import place
+from kho_inspect.render.findings import place, states
 from kho_inspect.render.names import message_text
 from kho_inspect.render.safe import safe
 from kho_inspect.rules.base import Finding
@@ -21,13 +21,7 @@ def junit(verdict: Verdict, dump: str, fail_on: int) -> Iterator[str]:
         found.setdefault(finding.code, []).append(finding)
     suite = ElementTree.Element("testsuite", name="kho-inspect check")
     properties = ElementTree.SubElement(suite, "properties")
-    for name, value in (
-        ("capture", verdict.capture.state.value),
-        ("decision", verdict.decision.state.value),
-        ("target", verdict.decision.target),
-        ("integrity", verdict.integrity.value),
-        ("expectations", verdict.expectations.value),
-    ):
+    for name, value in states(verdict).items():
         ElementTree.SubElement(properties, "property", name=name, value=safe(value))
     failures = 0
     for rule in RULES:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kho_inspect import __version__
+from kho_inspect.render.findings import states
 from kho_inspect.render.names import message_text, path_name
 from kho_inspect.rules.base import Finding, Severity
 from kho_inspect.rules.engine import BY_CODE, Verdict
@@ -40,13 +41,7 @@ def sarif(verdict: Verdict, dump: str) -> Iterator[str]:
                     _result(finding, codes.index(finding.code), dump)
                     for finding in verdict.findings
                 ],
-                "properties": {
-                    "capture": verdict.capture.state.value,
-                    "decision": verdict.decision.state.value,
-                    "target": verdict.decision.target,
-                    "integrity": verdict.integrity.value,
-                    "expectations": verdict.expectations.value,
-                },
+                "properties": states(verdict),
                 "columnKind": "unicodeCodePoints",
             }
         ],
