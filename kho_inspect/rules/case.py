@@ -135,8 +135,10 @@ class Case:
         """Whether pointers lead astray: damage, or dump and DTB that do not fit as opened."""
         if self.opened is None:
             return False
+        tree = self.handover.tree
+        unread = tree is not None and not tree.readable
         astray = any(self.faults(*BAD_POINTERS, FaultKind.BLOB_OUTSIDE))
-        return astray or self.map.is_late
+        return unread or astray or self.map.is_late
 
     @property
     def foreign(self) -> bool:
