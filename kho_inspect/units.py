@@ -64,6 +64,14 @@ def human_size(size: int) -> str:
     return f"{number} {_NAMES[unit]}"
 
 
+def exact_size(size: int) -> str:
+    """The same, with the bytes where the number was rounded: ``1.5 KiB (1,560 bytes)``."""
+    shown = human_size(size)
+    number, unit = shown.split()
+    rounded = unit in _NAMES[1:] and float(number) * (1 << 10 * _NAMES.index(unit)) != size
+    return f"{shown} ({size:,} bytes)" if rounded else shown
+
+
 def plural(count: int, noun: str, many: str | None = None) -> str:
     """``1 block``, ``1,234 blocks``."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"

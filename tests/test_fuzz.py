@@ -143,7 +143,7 @@ LIES: list[tuple[str, str, Callable[..., Any], bytes]] = [
     ("elf", "kho_inspect.memory.mapped.MappedMemory.presence", lying_presence, b""),
     ("tree", "tests.fuzz.entries.walk_radix", forgetful_walk, b""),
     ("blobs", "tests.fuzz.entries.inspect_opened", ownerless, b""),
-    ("command", "kho_inspect.render.report.print_report", coloured, b""),
+    ("command", "kho_inspect.render.first_screen.print_first_screen", coloured, b""),
     ("command", "kho_inspect.recover.extract.file_name", escaping, b"\x07\0\0\0\0\x07"),
 ]
 

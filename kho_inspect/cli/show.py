@@ -8,6 +8,7 @@ import click
 
 from kho_inspect.cli.check import exit_status
 from kho_inspect.cli.options import Input, judged, reads_handover
+from kho_inspect.cli.pager import paged
 
 if TYPE_CHECKING:
     from kho_inspect.inspection import Question
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 @click.command("show")
 @reads_handover
 @judged
-@click.option("--full", is_flag=True, help="Orders, ranges, tree and contents too.")
+@click.option("--full", is_flag=True, help="Orders, ranges, tree and contents too; in a pager.")
 def command(given: Input, question: Question, full: bool) -> int:
     """What it is, whether it is sound, and what to do (the default)."""
     from kho_inspect.inspection import examine
@@ -34,8 +35,13 @@ def command(given: Input, question: Question, full: bool) -> int:
 
         document = show_document(case.handover)
         given.write_json({**document, "check": statements_json(verdict)})
-    else:
-        from kho_inspect.render.report import print_report
+    elif full:
+        from kho_inspect.render.report import print_full
 
-        print_report(given.console(), case.handover, verdict, full=full)
+        with paged(given.console()) as console:
+            print_full(console, case.handover, verdict)
+    else:
+        from kho_inspect.render.first_screen import print_first_screen
+
+        print_first_screen(given.console(), case.handover, verdict)
     return exit_status(verdict, Severity.WARNING)

@@ -25,7 +25,7 @@ from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.model.contents import Document, FileContent, Piece, VmallocArea
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind
-from kho_inspect.units import PhysAddr, flag_names, flag_text, human_size, plural
+from kho_inspect.units import PhysAddr, exact_size, flag_names, flag_text, plural
 from kho_inspect.walk.pages import Target
 
 _LAYOUTS = {"memfd-v1": memfd_luo_ser_v1, "memfd-v2": memfd_luo_ser}
@@ -82,7 +82,7 @@ class Memfd(FileContent):
     key = "memfd"
 
     def summary(self) -> str:
-        words = [human_size(self.size), f"pos {self.pos:,}", plural(self.nr_folios, "folio")]
+        words = [exact_size(self.size), f"pos {self.pos:,}", plural(self.nr_folios, "folio")]
         if self.nr_folios:
             flags = (flag_text(word, FOLIO_FLAGS) for word in self.table.flag_words)
             words.append(", ".join(flags) or "no folio")

@@ -15,7 +15,7 @@ from kho_inspect.model.handover import Blob
 from kho_inspect.render.console import plain, table
 from kho_inspect.render.fdt_values import fdt_value
 from kho_inspect.render.hexdump import hexdump
-from kho_inspect.units import human_size
+from kho_inspect.units import exact_size, human_size
 
 PREVIEW_LINES = 8
 """Hexdump lines of a blob of unknown kind, unless more is asked for."""
@@ -31,7 +31,7 @@ def blob_table(blobs: Sequence[Blob]) -> Table:
         made.add_row(
             plain(blob.name),
             "?" if blob.paddr is None else f"{blob.paddr:#x}",
-            "?" if blob.size is None else human_size(blob.size),
+            "?" if blob.size is None else exact_size(blob.size),
             state if blob.paddr is not None else Text("?"),
             plain(blob.kind if blob.stored else f"{blob.kind}, not read"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kho_inspect.model.contents import Document
+from kho_inspect.render.findings import decision_reasons
 from kho_inspect.render.json import SCHEMA_VERSION, address
 from kho_inspect.rules.engine import Verdict
 
@@ -18,6 +19,11 @@ def findings_json(verdict: Verdict) -> list[Document]:
             "path": finding.path,
             "hint": finding.hint,
             "about": finding.about.value,
+            "count": finding.count,
+            "places": [
+                {"message": spot.message, "paddr": address(spot.paddr), "path": spot.path}
+                for spot in finding.places
+            ],
         }
         for finding in verdict.findings
     ]
@@ -35,7 +41,7 @@ def statements_json(verdict: Verdict) -> Document:
         "decision": {
             "state": decision.state.value,
             "target": decision.target,
-            "reasons": list(decision.reasons),
+            "reasons": decision_reasons(verdict),
         },
         "integrity": {
             "state": verdict.integrity.value,
@@ -45,7 +51,7 @@ def statements_json(verdict: Verdict) -> Document:
                 {"codes": list(group.codes), "reason": group.reason} for group in verdict.blocked
             ],
         },
-        "expectations": verdict.expectations.value,
+        "expectations": {"state": verdict.expectations.value},
         "findings": findings_json(verdict),
     }
 

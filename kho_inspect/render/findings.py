@@ -10,9 +10,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from kho_inspect.render.console import grid, plain
+from kho_inspect.render.explain import sections
 from kho_inspect.render.names import message_text, path_name
-from kho_inspect.rules.base import Decision, Finding, Severity
-from kho_inspect.rules.engine import Blocked, Verdict
+from kho_inspect.rules.base import Decision, Finding, Observation, Severity
+from kho_inspect.rules.engine import BY_CODE, Blocked, Verdict
 from kho_inspect.rules.statements import CaptureState, Integrity, Met
 from kho_inspect.units import plural
 
@@ -59,6 +60,7 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
     if decision.state is not Decision.UNKNOWN:
         words = f"{decision.target} {_DECISION[decision.state]}{f': {codes}' if codes else ''}"
     lines.append(_statement("decision", words, decision.state is Decision.ACCEPTS))
+    lines += [plain(f"    {reason}", "dim") for reason in decision_reasons(verdict)[:most]]
     blocked = len(verdict.blocked_codes)
     counts = f"{plural(verdict.ran, 'rule')} ran, {len(verdict.not_applicable)} do not apply"
     counts += f", {blocked} blocked" if blocked else ""
@@ -68,6 +70,14 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
         met = verdict.expectations is Met.MET
         lines.append(_statement("expected", "met" if met else "differs", met))
     return lines
+
+
+def decision_reasons(verdict: Verdict) -> list[str]:
+    """``KHO105: kho_populate() …``: the kernel's function and message for each deciding rule."""
+    return [
+        f"{code}: {sections(BY_CODE[code])['Enforced by'].replace('``', '')}"
+        for code in verdict.decision.reasons
+    ]
 
 
 def states(verdict: Verdict) -> dict[str, str]:
@@ -96,21 +106,28 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
             console.print(Text(worst.label, STYLES[worst]))
         alike = list(group)
         words = []
-        for finding in alike[:MAX_ALIKE]:
-            words.append(plain(message_text(finding.message)))
-            if where := place(finding):
+        for spot in [spot for finding in alike for spot in finding.places][:MAX_ALIKE]:
+            words.append(plain(message_text(spot.message)))
+            if where := place(spot):
                 words.append(plain(f"at {where}", "dim"))
-        if len(alike) > MAX_ALIKE:
-            words.append(plain(f"… {len(alike) - MAX_ALIKE:,} more: --json lists them all", "dim"))
+        left = sum(finding.count for finding in alike) - MAX_ALIKE
+        if left > 0:
+            words.append(plain(f"… {left:,} more: --json lists them", "dim"))
         words.append(plain(f"→ {alike[0].hint}"))
         code = Text(name, STYLES[worst])
         console.print(grid([(code if not row else "", text) for row, text in enumerate(words)], 2))
 
 
-def place(finding: Finding) -> str:
+def counted(finding: Finding) -> str:
+    """The message, and how many more places show the same."""
+    more = f" (and {finding.count - 1:,} more)" if finding.count > 1 else ""
+    return message_text(finding.message) + more
+
+
+def place(found: Finding | Observation) -> str:
     """Structure path and address."""
-    address = "" if finding.paddr is None else f"{finding.paddr:#x}"
-    path = path_name(finding.path)
+    address = "" if found.paddr is None else f"{found.paddr:#x}"
+    path = path_name(found.path)
     return f"{path} ({address})" if path and address else path or address
 
 
@@ -130,6 +147,7 @@ def print_blocked(console: Console, blocked: Sequence[Blocked]) -> None:
 def print_verdict(console: Console, verdict: Verdict) -> None:
     """The whole of ``check``."""
     for line in statements(verdict):
-        console.print(line)
+        indent = len(line.plain) - len(line.plain.lstrip())
+        console.print(Padding(line[indent:], (0, 0, 0, indent), expand=False))
     print_findings(console, verdict.findings)
     print_blocked(console, verdict.blocked)

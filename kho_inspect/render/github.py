@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kho_inspect.render.findings import place, statements
-from kho_inspect.render.names import message_text
+from kho_inspect.render.findings import counted, place, statements
 from kho_inspect.render.safe import safe
 from kho_inspect.rules.base import Severity
 from kho_inspect.rules.engine import Verdict
@@ -22,7 +21,7 @@ def github(verdict: Verdict, dump: str) -> Iterator[str]:
     """Commands that GitHub shows as annotations, and the statements in plain words."""
     for finding in verdict.findings:
         level = _LEVELS[finding.severity]
-        text = f"{message_text(finding.message)} [{place(finding)}] {finding.hint}"
+        text = f"{counted(finding)} [{place(finding)}] {finding.hint}"
         title = _escaped(f"{finding.code} {finding.severity.label}", is_property=True)
         file = _escaped(dump, is_property=True)
         yield f"::{level} file={file},title={title}::{_escaped(text)}\n"

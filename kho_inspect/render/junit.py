@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from kho_inspect.render.findings import place, states
-from kho_inspect.render.names import message_text
+from kho_inspect.render.findings import counted, place, states
 from kho_inspect.render.safe import safe
 from kho_inspect.rules.base import Finding
 from kho_inspect.rules.engine import BY_CODE, RULES, Verdict
@@ -38,7 +37,7 @@ def junit(verdict: Verdict, dump: str, fail_on: int) -> Iterator[str]:
                 case,
                 "failure",
                 type=bad[0].severity.label,
-                message=safe(message_text(bad[0].message)),
+                message=safe(counted(bad[0])),
             )
             lines = [f"{_line(one)} [{safe(place(one))}]" for one in bad]
             failure.text = "\n".join([*lines, f"hint: {rule.hint}"])
@@ -63,4 +62,4 @@ def _subject(code: str) -> str:
 
 
 def _line(finding: Finding) -> str:
-    return f"{finding.severity.label}: {safe(message_text(finding.message))}"
+    return f"{finding.severity.label}: {safe(counted(finding))}"

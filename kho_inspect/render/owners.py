@@ -25,16 +25,18 @@ _TROUBLE = {
 }
 
 
-def overview(handover: Handover) -> Text:
+def overview(handover: Handover, most: int = 8) -> Text:
     """``100 %  LUO 288 KiB · kho_test 92 KiB``, and what is wrong."""
     ownership = handover.ownership
     total = ownership.size(handover.preserved.merged)
     sums = Counter(ownership.top_shares())
     owned = ownership.size(ownership.owned)
     share = "100 %" if owned == total else f"{100 * owned / total:.1f} %"
-    names = " · ".join(
-        f"{owner_name(owner)} {human_size(size)}" for owner, size in sums.most_common(8) if size
-    )
+    named = [
+        f"{owner_name(owner)} {human_size(size)}" for owner, size in sums.most_common() if size
+    ]
+    left = [f"{len(named) - most} more"] if len(named) > most else []
+    names = " · ".join([*named[:most], *left])
     text = plain(f"{share}  {names}" if total else "nothing is preserved")
     for name, pages in _troubles(handover).items():
         if len(pages[0]):

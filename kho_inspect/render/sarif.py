@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from kho_inspect import __version__
-from kho_inspect.render.findings import states
+from kho_inspect.render.findings import counted, states
 from kho_inspect.render.names import message_text, path_name
-from kho_inspect.rules.base import Finding, Severity
+from kho_inspect.rules.base import Finding, Observation, Severity
 from kho_inspect.rules.engine import BY_CODE, Verdict
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -63,20 +63,33 @@ def _rule(code: str) -> dict[str, Any]:
 
 
 def _result(finding: Finding, index: int, dump: str) -> dict[str, Any]:
-    uri = quote(dump.encode("utf-8", "surrogateescape"))
-    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
-    if finding.paddr is not None and finding.paddr < 1 << 63:
-        location["physicalLocation"]["address"] = {
-            "absoluteAddress": finding.paddr,
-            "kind": "physical",
-        }
-    if finding.path:
-        location["logicalLocations"] = [{"fullyQualifiedName": path_name(finding.path)}]
+    related = [
+        {**_location(place, dump), "message": {"text": message_text(place.message)}}
+        for place in finding.places[1:]
+    ]
     return {
         "ruleId": finding.code,
         "ruleIndex": index,
         "level": _LEVELS[finding.severity],
-        "message": {"text": f"{message_text(finding.message)}\n{finding.hint}"},
-        "locations": [location],
-        "properties": {"severity": finding.severity.label, "about": finding.about.value},
+        "message": {"text": f"{counted(finding)}\n{finding.hint}"},
+        "locations": [_location(finding.places[0], dump)],
+        **({"relatedLocations": related} if related else {}),
+        "properties": {
+            "severity": finding.severity.label,
+            "about": finding.about.value,
+            "count": finding.count,
+        },
     }
+
+
+def _location(place: Observation, dump: str) -> dict[str, Any]:
+    uri = quote(dump.encode("utf-8", "surrogateescape"))
+    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
+    if place.paddr is not None and place.paddr < 1 << 63:
+        location["physicalLocation"]["address"] = {
+            "absoluteAddress": place.paddr,
+            "kind": "physical",
+        }
+    if place.path:
+        location["logicalLocations"] = [{"fullyQualifiedName": path_name(place.path)}]
+    return location

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -80,6 +81,10 @@ class Need(Enum):
     EXPECTATIONS = "no --expect given"
 
 
+MAX_PLACES = 256
+"""Places of one finding that are kept; the rest is counted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What a rule's function yields: the message, the place, and a milder severity if any."""
@@ -88,6 +93,10 @@ class Observation:
     paddr: PhysAddr | None = None
     path: Path = ()
     severity: Severity | None = None
+    cause: Hashable = None
+    """Observations of one rule that have the same cause, other than None, are one finding."""
+    count: int = 1
+    """Above 1 where this is what is left of many places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +112,7 @@ class Finding:
     about: About
     decision: Decision
     """What the next kernel does because of it."""
+    places: tuple[Observation, ...]
+    """Where it shows: the first place is the finding's own; at most ``MAX_PLACES``."""
+    count: int
+    """How many places there are."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.rules.base import (
+    MAX_PLACES,
     About,
     Decision,
     Finding,
@@ -54,20 +55,29 @@ class Rule:
         return inspect.getdoc(self.check) or ""
 
     def run(self, case: Case) -> Iterator[Finding]:
-        """Every finding of this rule."""
-        for found in self.check(case):
-            severity = self.severity if found.severity is None else found.severity
-            fatal = severity is Severity.FATAL
-            yield Finding(
-                code=self.code,
-                severity=severity,
-                message=found.message,
-                paddr=found.paddr,
-                path=found.path,
-                hint=self.hint,
-                about=self.about,
-                decision=self.decision if fatal else Decision.ACCEPTS,
-            )
+        """Every finding of this rule: one for each cause."""
+        causes: dict[Hashable, list[Observation]] = {}
+        for number, found in enumerate(self.check(case)):
+            alone = found.cause is None
+            cause: Hashable = number if alone else (found.severity, found.cause)
+            causes.setdefault(cause, []).append(found)
+        yield from map(self._finding, causes.values())
+
+    def _finding(self, places: Sequence[Observation]) -> Finding:
+        first = places[0]
+        severity = self.severity if first.severity is None else first.severity
+        return Finding(
+            code=self.code,
+            severity=severity,
+            message=first.message,
+            paddr=first.paddr,
+            path=first.path,
+            hint=self.hint,
+            about=self.about,
+            decision=self.decision if severity is Severity.FATAL else Decision.ACCEPTS,
+            places=tuple(places[:MAX_PLACES]),
+            count=sum(place.count for place in places),
+        )
 
 
 @dataclass(frozen=True, slots=True)

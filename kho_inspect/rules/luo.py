@@ -234,6 +234,7 @@ def handler_unknown(case: Case) -> Iterator[Observation]:
                 file.data or None,
                 file.path,
                 None if known else WARNING,
+                cause=file.compatible,
             )
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 from kho_inspect import intervals
 from kho_inspect.model.handover import Scratch
 from kho_inspect.model.identity import ClaimKind, Path, Place, Step, StepKind
-from kho_inspect.rules.base import ERROR, FATAL, WARNING, Decision, Need, Observation, Severity
+from kho_inspect.rules.base import (
+    ERROR,
+    FATAL,
+    MAX_PLACES,
+    WARNING,
+    Decision,
+    Need,
+    Observation,
+    Severity,
+)
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.rules.claims_view import is_sessions
@@ -24,24 +33,30 @@ _NO_TABLE = "the table was overwritten, or is not the right one"
 _SECTION = {16: 29}
 """Page shift → log2 of the memory that has struct pages together, where that is not 27."""
 MAX_LISTED = 8
-"""Ranges of one kind that become findings of their own; the rest is summed up in one."""
+"""Ranges without a common cause that become findings of their own; the rest is one more."""
 
 
 def _ranges(
-    case: Case, pages: intervals.Intervals, words: str, severity: Severity | None = None
+    case: Case,
+    pages: intervals.Intervals,
+    words: str,
+    severity: Severity | None = None,
+    cause: Hashable = None,
 ) -> Iterator[Observation]:
-    """A finding per range, up to a point."""
+    """A place per range, up to a point."""
     shift = case.handover.geometry.shift
-    for extent in itertools.islice(intervals.extents(pages, shift), MAX_LISTED):
+    most = MAX_LISTED if cause is None else MAX_PLACES - 1
+    for extent in itertools.islice(intervals.extents(pages, shift), most):
         blocks = case.handover.preserved.blocks_at(extent.start)
         order = f" (block of order {blocks[0].order})" if blocks else ""
         message = f"{human_size(extent.size)} at {extent}{order} {words}"
-        yield Observation(message, extent.start, severity=severity)
-    starts, ends = pages[0][MAX_LISTED:], pages[1][MAX_LISTED:]
+        yield Observation(message, extent.start, severity=severity, cause=cause)
+    starts, ends = pages[0][most:], pages[1][most:]
     if len(starts):
         size = human_size(intervals.total((starts, ends)) << shift)
         message = f"{size} in {len(starts):,} more ranges {words}"
-        yield Observation(message, int(starts[0]) << shift, severity=severity)
+        paddr = int(starts[0]) << shift
+        yield Observation(message, paddr, severity=severity, cause=cause, count=len(starts))
 
 
 @tree_rule("KHO301", FATAL, "a stray bit in the tree; or the dump lacks RAM: --map, --base")
@@ -60,8 +75,9 @@ def block_outside_ram(case: Case) -> Iterator[Observation]:
     known = intervals.merge(starts >> section << section, -(-ends >> section) << section)
     bad = intervals.Ruler(intervals.subtract(outside, known)).within(*outside) > 0
     words = "is preserved, but lies outside the memory of the dump"
-    yield from _ranges(case, (outside[0][bad], outside[1][bad]), words)
-    yield from _ranges(case, (outside[0][~bad], outside[1][~bad]), words, WARNING)
+    for part, severity in ((bad, FATAL), (~bad, WARNING)):
+        pages = outside[0][part], outside[1][part]
+        yield from _ranges(case, pages, words, severity, cause="outside RAM")
 
 
 @tree_rule("KHO302", ERROR, "a stray bit, or two users of one page: see addr for both blocks")
@@ -97,8 +113,10 @@ def block_in_scratch(case: Case) -> Iterator[Observation]:
     Causes: memory of a movable allocation preserved where it stood.
     Enforced by: ``kho_scratch_overlap()``, in debug builds only.
     """
-    shared = intervals.intersect(case.map.preserved.merged, case.map.pages(case.scratch.areas))
-    return _ranges(case, shared, "is preserved, but lies in a scratch area")
+    for area in case.scratch.areas:
+        shared = intervals.intersect(case.map.preserved.merged, case.map.pages([area]))
+        words = f"is preserved, but lies in scratch area {area}"
+        yield from _ranges(case, shared, words, cause=area)
 
 
 @CATALOGUE.rule("KHO304", FATAL, _NO_TABLE, Need.SCRATCH)

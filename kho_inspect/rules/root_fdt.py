@@ -49,14 +49,11 @@ def fdt_truncated(case: Case) -> Iterator[Observation]:
 
     Matters: the missing end names sub-nodes; nothing can be judged without it.
     Causes: debugfs ``kho/out/fdt`` is exposed with the size it had at boot. Where the dump holds
-    the whole FDT it is taken from there, and this is for information only.
+    the whole FDT it is taken from there, and the capture lacks nothing.
     Enforced by: no kernel; it concerns the capture, not the handover.
     """
     if isinstance(case.fdt_error, TruncatedFdtError):
         yield Observation(case.fdt_error.message, None, ROOT)
-    elif case.opened is not None and case.opened.fdt.recovery:
-        root = case.opened.fdt
-        yield Observation(root.recovery or "", root.paddr, ROOT, INFO)
 
 
 @rule("KHO103", FATAL, "find out what adds so many sub-nodes")

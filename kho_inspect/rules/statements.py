@@ -40,6 +40,7 @@ class Capture:
 
     state: CaptureState
     reasons: tuple[Message, ...] = ()
+    """Of a complete capture: where the root FDT was found, if not in its file."""
     suggestion: str | None = None
     """Options or an input that would fit, where the dump shows it."""
 
@@ -91,9 +92,10 @@ def capture_of(case: Case) -> Capture:
     if misfit is not None:
         return misfit
     reasons = tuple(dict.fromkeys(fault.message for fault in case.faults(*_NOT_READ)))
-    return Capture(
-        CaptureState.INCOMPLETE if reasons else CaptureState.COMPLETE, reasons[:MAX_REASONS]
-    )
+    if reasons:
+        return Capture(CaptureState.INCOMPLETE, reasons[:MAX_REASONS])
+    recovery = case.handover.fdt.recovery
+    return Capture(CaptureState.COMPLETE, (recovery,) if recovery else ())
 
 
 def _misfit(case: Case) -> Capture | None:

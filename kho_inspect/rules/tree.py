@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 
@@ -157,9 +157,9 @@ def order0_lost() -> None:
     """
 
 
-def _node(nodes: MapNodes, at: int, words: str) -> Observation:
-    paddr = int(nodes.paddr[at])
-    return Observation(f"{nodes.what} {paddr:#x} lies in {words}", paddr, nodes.path(at))
+def _node(nodes: MapNodes, at: int, words: str, cause: Hashable = None) -> Observation:
+    paddr, path = int(nodes.paddr[at]), nodes.path(at)
+    return Observation(f"{nodes.what} {paddr:#x} lies in {words}", paddr, path, cause=cause)
 
 
 @tree_rule("KHO210", FATAL, _DAMAGE, Need.SCRATCH, Need.SOUND_SCRATCH)
@@ -174,7 +174,7 @@ def node_in_scratch(case: Case) -> Iterator[Observation]:
         for nodes in case.map.nodes():
             inside = (nodes.paddr >= area.start) & (nodes.paddr <= area.end - 1)
             for at in np.flatnonzero(inside).tolist():
-                yield _node(nodes, at, f"scratch area {area}")
+                yield _node(nodes, at, f"scratch area {area}", area)
 
 
 @tree_rule("KHO211", ERROR, _DAMAGE)

@@ -104,7 +104,7 @@ def test_what_is_not_met_is_told_by_its_line(
     line = 3 + (text.startswith("[") and not text.startswith("[["))
     assert (finding["code"], finding["path"]) == (code, f"{wishes}:{line}")
     assert (finding["severity"], finding["about"]) == ("error", "expectation")
-    assert (found["expectations"], found["integrity"]["state"]) == ("differ", "no-defect")
+    assert (found["expectations"]["state"], found["integrity"]["state"]) == ("differ", "no-defect")
     assert words in finding["message"]
     assert in_process("check", *sound, "--expect", wishes).status == 1
 

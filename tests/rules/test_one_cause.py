@@ -337,3 +337,24 @@ def test_the_plural_of_entry() -> None:
 def test_what_the_cascades_are_made_of_is_sound() -> None:
     assert found_after(large) == []
     assert DIRTY | UPTODATE == 3 << 52
+
+
+def test_a_scratch_area_over_the_whole_map_is_one_finding_with_its_places() -> None:
+    it = Reference()
+    it.scratch.append((MIB, 2 * MIB))
+    found = {one.code: one for one in above_info(verdict_of(it).findings)}
+    assert sorted(found) == ["KHO210", "KHO303"]
+    nodes = found["KHO210"]
+    assert nodes.count == len(nodes.places) == len(it.image.nodes)
+    assert {place.paddr for place in nodes.places} == set(it.image.nodes)
+    blocks = found["KHO303"]
+    assert blocks.count == len(blocks.places) > 1
+
+
+def test_one_unknown_handler_of_many_files_is_one_finding() -> None:
+    it = Reference()
+    entries = [it.memfds[number].entry for number in (5050, 5051, 519)]
+    for entry in entries:
+        it.image.write(entry, b"vfio-pci-v9".ljust(48, b"\0"))
+    (finding,) = [one for one in verdict_of(it).findings if one.code == "KHO513"]
+    assert (finding.count, len(finding.places)) == (3, 3)

@@ -317,7 +317,7 @@ def blocks_overlap(it: Reference) -> Seen:
 def block_in_scratch(it: Reference) -> Seen:
     start = it.start("r303")
     it.scratch.append((start, PAGE))
-    return Seen(start, "", "is preserved, but lies in a scratch area")
+    return Seen(start, "", "is preserved, but lies in scratch area")
 
 
 @broken("KHO304", "warning", "scratch/304")

@@ -1,0 +1,144 @@
+"""``show``: one screen of answers, at most 20 lines of 80 columns for any handover."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from kho_inspect.decoders.kexec_metadata import KexecMetadata
+from kho_inspect.geometry import page_size_name
+from kho_inspect.model.handover import Handover
+from kho_inspect.model.identity import Subsystem
+from kho_inspect.model.luo import Luo, LuoSession
+from kho_inspect.render.console import plain
+from kho_inspect.render.findings import STYLES, counted, statements
+from kho_inspect.render.owners import overview
+from kho_inspect.rules.engine import Verdict
+from kho_inspect.units import exact_size, human_size, plural
+
+MAX_LINES = 20
+MAX_FINDINGS = 5
+MAX_REASONS = 1
+"""Reasons why a capture is not complete, and for a decision."""
+MAX_AREAS = 2
+"""Scratch areas."""
+MAX_OWNERS = 3
+NEXT = "kho-inspect show --full · check · owners · tree · blobs · explain CODE"
+
+
+def print_first_screen(
+    console: Console, handover: Handover, verdict: Verdict, *, full: bool = False
+) -> None:
+    """The statements, the facts, findings, and what to do next; ``full``: without limits."""
+    head = [*statements(verdict, None if full else MAX_REASONS), Text()]
+    head += [_row(name, words) for name, words in _facts(handover)]
+    sessions = [_row("session", plain(words)) for words in _sessions(handover)]
+    if full:
+        lines = [*head, *sessions]
+    else:
+        room = MAX_LINES - 1 - len(head)
+        findings = _findings(verdict, min(MAX_FINDINGS, room - bool(sessions)))
+        room -= len(findings)
+        if len(sessions) > room:
+            left = f"… {len(sessions) - room + 1:,} more: blobs LUO"
+            sessions = [*sessions[: room - 1], _row("", plain(left, "dim"))]
+        left_out = len(verdict.findings) - len(findings)
+        more = f"{left_out:,} more findings: check" if left_out > 0 else NEXT
+        lines = [*head, *sessions, *findings, _row("next", plain(more, "dim"))]
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="ellipsis")
+
+
+def _row(name: str, words: Text) -> Text:
+    return Text.assemble((f"{name:<9} ", "dim"), words)
+
+
+def _findings(verdict: Verdict, most: int) -> list[Text]:
+    """The worst ones, a line each."""
+    return [
+        Text.assemble((f"{finding.code:<9} ", STYLES[finding.severity]), plain(counted(finding)))
+        for finding in verdict.findings[:most]
+    ]
+
+
+def _facts(handover: Handover) -> Iterator[tuple[str, Text]]:
+    source, root = handover.source, handover.fdt
+    held = human_size(sum(extent.size for extent in source.stored))
+    declared = human_size(sum(extent.size for extent in source.declared))
+    what = f"{held} of {declared}" if held != declared else held
+    yield "dump", plain(f"{source.path} ({source.format}, {what})")
+    place = "not found in the dump" if root.paddr is None else f"{root.paddr:#x}"
+    yield "FDT", plain(f"{place}, {root.size} bytes: {root.path}")
+    abi = root.abi.compatible
+    if root.assumed:
+        abi = f"{abi} assumed (--assume-abi); the FDT says {root.compatible!r}"
+    elif not root.known:
+        abi = f"{root.compatible!r} is not known: nothing was followed (--assume-abi {abi})"
+    elif root.compatible != root.abi.compatible:
+        abi = f"{abi}, the known part of {root.compatible!r}"
+    pages = page_size_name(handover.geometry.shift)
+    yield "ABI", plain(f"{abi} (kernels: {root.abi.kernels}), {pages} pages")
+    yield "writer", plain(_writer(handover))
+    preserved = f"{exact_size(handover.preserved.bytes)} preserved"
+    blocks = plural(handover.preserved.blocks, "block")
+    yield (
+        "map",
+        plain(f"{handover.tree.root:#x}, {preserved}, {blocks}" if handover.tree else "none"),
+    )
+    yield "scratch", plain(_scratch(handover))
+    yield "owners", overview(handover, MAX_OWNERS)
+
+
+def _writer(handover: Handover) -> str:
+    """Which kernel wrote it, and whether another one was pointed to it."""
+    contents = [blob.content for blob in handover.blobs]
+    releases = [one.previous_release for one in contents if isinstance(one, KexecMetadata)]
+    writer = f"Linux {releases[0]}" if releases else "release not recorded"
+    if handover.pointers:
+        return f"{writer}; incoming: {handover.pointers[0].source} names it"
+    return f"{writer}; outgoing: nothing in the dump names it"
+
+
+def _scratch(handover: Handover) -> str:
+    scratch = handover.scratch
+    if scratch is None and handover.pointers:
+        return f"the table that {handover.pointers[0].source} names is zero or not stored"
+    if scratch is None:
+        return "no table found (--scratch START+LEN, --boot-dtb FILE)"
+    areas = scratch.areas
+    listed = ", ".join(map(str, areas[:MAX_AREAS]))
+    more = f", {len(areas) - MAX_AREAS} more" if len(areas) > MAX_AREAS else ""
+    return f"{human_size(sum(area.size for area in areas))}: {listed or 'no area'}{more}"
+
+
+def _sessions(handover: Handover) -> list[str]:
+    """``bulk-000…059: 60 sessions, 240 files, 1.9 MiB``, a line for each kind of name."""
+    sizes: Counter[str | int] = Counter()
+    for share in handover.ownership.shares:
+        if share.owner.subsystem is Subsystem.LUO and share.owner.parts:
+            sizes[share.owner.parts[0]] += share.bytes
+    lines = []
+    for blob in handover.blobs:
+        for label, alike in _folded(blob.content.sessions if isinstance(blob.content, Luo) else ()):
+            many = f"{len(alike):,} sessions, " if len(alike) > 1 else ""
+            files = plural(sum(len(session.files) for session in alike), "file")
+            size = sum(sizes[name] for name in {session.owner.parts[0] for session in alike})
+            lines.append(f"{label}: {many}{files}, {exact_size(size)}")
+    return lines
+
+
+def _folded(sessions: Sequence[LuoSession]) -> Iterator[tuple[str, list[LuoSession]]]:
+    """The sessions whose names differ in the number at their end, under one label."""
+    groups: dict[str, list[tuple[str, LuoSession]]] = {}
+    for session in sessions:
+        number = re.search(r"[0-9]+\Z", session.name)
+        digits = number[0] if number else ""
+        groups.setdefault(session.name.removesuffix(digits), []).append((digits, session))
+    for stem, numbered in groups.items():
+        numbered.sort(key=lambda pair: (len(pair[0]), pair[0]))
+        label = stem + numbered[0][0] + (f"…{numbered[-1][0]}" if len(numbered) > 1 else "")
+        yield label, [session for _, session in numbered]
