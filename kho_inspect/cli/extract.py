@@ -29,24 +29,30 @@ def command(given: Input, selectors: tuple[str, ...], output: Path, force: bool)
 
     SELECTOR is LUO/SESSION/TOKEN, blob/NAME, reserve_mem/NAME, kho_test/N, any leading part of
     one, vmalloc@PADDR or range@START-END. Without one, everything is extracted.
+
+    Exit status 1 where an item lacks content, or has content that is not preserved: the manifest
+    says which bytes. A range is taken as it is, preserved or not.
     """
     from kho_inspect.inspection import inspect_opened
+    from kho_inspect.recover.evidence import evidence_of
     from kho_inspect.recover.extract import Extractor, incomplete
     from kho_inspect.recover.selectors import select
 
     opened = given.open()
     memory, handover = opened.memory, inspect_opened(opened, given.options)
     items = select(handover, memory, selectors)
+    evidence = evidence_of(handover)
     total = sum(piece.size for item in items for piece in item.pieces)
     with progress_bar("extract", total) as advance:
-        entries = Extractor(memory, output, force=force, progress=advance).run(items)
+        extractor = Extractor(memory, output, evidence=evidence, force=force, progress=advance)
+        entries = extractor.run(items)
     if given.json:
         from kho_inspect.render.json import extract_document
 
-        given.write_json(extract_document(handover, entries))
+        given.write_json(extract_document(handover, evidence.document(), entries))
     else:
         from kho_inspect.render.extract import print_entries
 
         print_entries(given.console(), str(output), entries)
     status = exit_status(handover)
-    return exit_codes.FINDINGS if not status and incomplete(entries) else status
+    return exit_codes.FINDINGS if not status and incomplete(items, entries) else status

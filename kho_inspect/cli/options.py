@@ -178,10 +178,10 @@ def misfit_of(handover: Handover) -> str | None:
     """Why nothing follows from the map of this dump; None where its map reads as one."""
     from kho_inspect.inspection import case_of
     from kho_inspect.render.names import message_text
-    from kho_inspect.rules.statements import CaptureState, capture_of
+    from kho_inspect.rules.statements import capture_of
 
     capture = capture_of(case_of(handover))
-    if capture.state not in (CaptureState.RECYCLED, CaptureState.MISMATCH):
+    if capture.fits:
         return None
     return f"capture {capture.state.value}: {message_text(capture.reasons[0])}"
 

@@ -1,6 +1,8 @@
 """Writing recovered content to files, with a manifest.
 
-Holes stay holes, and what the dump does not hold is listed in the manifest, not written as zeros.
+Holes stay holes, and what the dump does not hold is a gap in the manifest, not written as zeros.
+What the map does not preserve is such a gap too ("not preserved"), but its bytes are written: they
+may be right still. What cannot be trusted at all has a doubt.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from typing import Any
 from kho_inspect.errors import KhoError, MissingMemoryError
 from kho_inspect.memory import PhysicalMemory, Presence
 from kho_inspect.model.contents import Item, Piece
+from kho_inspect.model.identity import Name
 from kho_inspect.recover.atomic import atomic_file, require_absent
+from kho_inspect.recover.evidence import Evidence
 from kho_inspect.recover.selectors import file_name
 from kho_inspect.render.names import item_name
 from kho_inspect.units import Extent, PhysAddr
@@ -29,6 +33,11 @@ MAX_HASHED_HOLES = 256 << 20
 """Bytes of holes that one run hashes: more of them prove nothing, but take their time."""
 
 MANIFEST = "manifest.json"
+HOLE = "hole"
+NOT_PRESERVED = "not preserved"
+"""The gap whose bytes are in the file: a kernel may have overwritten them."""
+UNKNOWN = "hole or not preserved"
+"""Behind what is not preserved: the map alone has the size of a folio."""
 
 
 class Extractor:
@@ -39,12 +48,17 @@ class Extractor:
         memory: PhysicalMemory,
         directory: Path,
         *,
+        evidence: Evidence | None = None,
         force: bool = False,
         progress: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """``progress`` gets the size of each piece written, in bytes."""
+        """``progress`` gets the size of each piece written, in bytes.
+
+        Without ``evidence`` nothing is marked as not preserved or doubtful.
+        """
         self.memory = memory
         self.directory = directory
+        self.evidence = evidence
         self.force = force
         self.progress = progress
         # Sound content is no larger than the dump: blobs and orphans once more, at the most.
@@ -60,7 +74,12 @@ class Extractor:
         for name in [*names, Path(MANIFEST)]:
             require_absent(self.directory / name, self.force, "--force, or another directory")
         entries = [self._extract(item, name) for item, name in zip(items, names, strict=True)]
-        document = {"schema_version": 1, "source": self.memory.path, "items": entries}
+        document = {
+            "schema_version": 1,
+            "source": self.memory.path,
+            "capture": self.evidence and self.evidence.document(),
+            "items": entries,
+        }
         with self._create(Path(MANIFEST)) as file:
             file.write(json.dumps(document, indent=2).encode() + b"\n")
         return entries
@@ -73,14 +92,14 @@ class Extractor:
             reach = 0
             for piece in item.pieces:
                 if piece.offset > reach:
-                    gaps.append(_gap(reach, piece.offset, "hole"))
+                    gaps.append(_gap(reach, piece.offset, HOLE))
                 reach = max(reach, piece.offset + piece.size)
                 kept = min(piece.size, max(size - piece.offset, 0))
                 self._copy(file, Piece(piece.offset, piece.paddr, kept), gaps, sources)
                 if kept < piece.size:
                     gaps.append(_gap(piece.offset + kept, reach, "no file can be that large"))
             if reach < item.size:
-                gaps.append(_gap(reach, item.size, "hole"))
+                gaps.append(_gap(reach, item.size, HOLE))
             digest = None
             holes = size - sum(piece.size for piece in sources)
             if size == item.size and holes <= self.hole_budget:
@@ -97,8 +116,22 @@ class Extractor:
                 {"offset": piece.offset, "paddr": hex(piece.paddr), "size": piece.size}
                 for piece in sources
             ],
-            "gaps": gaps,
+            "gaps": self._with_unpreserved(gaps, sources),
+            "doubts": self.evidence.doubts if self.evidence else [],
         }
+
+    def _with_unpreserved(
+        self, gaps: list[dict[str, Any]], sources: Sequence[Piece]
+    ) -> list[dict[str, Any]]:
+        """The gaps, and those that are not preserved among what was written, in file order."""
+        marks: list[dict[str, Any]] = []
+        for offset, _, size in self.evidence.not_preserved(sources) if self.evidence else ():
+            _append_gap(marks, offset, offset + size, NOT_PRESERVED)
+        ends = {mark["end"] for mark in marks}
+        for gap in gaps:
+            if gap["why"] == HOLE and gap["start"] in ends:
+                gap["why"] = UNKNOWN
+        return sorted([*gaps, *marks], key=lambda gap: gap["start"])
 
     def _copy(
         self, file: Any, piece: Piece, gaps: list[dict[str, Any]], sources: list[Piece]
@@ -116,7 +149,8 @@ class Extractor:
                     return
                 for held, data in _read(self.memory, start, size):
                     if data is None:
-                        _append_gap(gaps, held.start + delta, held.end + delta)
+                        why = Presence.NOT_STORED.value
+                        _append_gap(gaps, held.start + delta, held.end + delta, why)
                         continue
                     file.seek(held.start + delta)
                     file.write(data)
@@ -211,9 +245,8 @@ def _append_source(sources: list[Piece], piece: Piece) -> None:
     sources.append(piece)
 
 
-def _append_gap(gaps: list[dict[str, Any]], start: int, end: int) -> None:
-    """Add what could not be read, joined to such a gap right before."""
-    why = Presence.NOT_STORED.value
+def _append_gap(gaps: list[dict[str, Any]], start: int, end: int, why: str) -> None:
+    """Add a gap, joined to one of the same reason right before."""
     if gaps and gaps[-1]["end"] == start and gaps[-1]["why"] == why:
         gaps[-1]["end"] = end
     else:
@@ -224,6 +257,17 @@ def _gap(start: int, end: int, why: str) -> dict[str, Any]:
     return {"start": start, "end": end, "why": why}
 
 
-def incomplete(entries: Iterable[dict[str, Any]]) -> int:
-    """How many items lack content that should be there (a hole of the file is content)."""
-    return sum(any(gap["why"] != "hole" for gap in entry["gaps"]) for entry in entries)
+def incomplete(items: Iterable[Item], entries: Iterable[dict[str, Any]]) -> int:
+    """How many items lack content that should be there, or should be preserved.
+
+    A hole of the file is content, and a range is what the user named, preserved or not.
+    """
+    return sum(
+        any(gap["why"] not in _content(item.name) for gap in entry["gaps"])
+        for item, entry in zip(items, entries, strict=True)
+    )
+
+
+def _content(name: Name) -> tuple[str, ...]:
+    """The gaps in an item that are no lack of it."""
+    return (HOLE, NOT_PRESERVED) if isinstance(name, Extent) else (HOLE,)

@@ -16,15 +16,20 @@ MAX_LISTED = 200
 
 
 def print_entries(console: Console, directory: str, entries: Sequence[dict[str, Any]]) -> None:
-    """One row per file, and what is missing in it."""
-    made = table("extracted", "size", "missing", right=("size",))
+    """One row per file, what is missing in it, and why it is in doubt."""
+    doubtful = any(entry["doubts"] for entry in entries)
+    columns = ("extracted", "size", "missing", *(("doubt",) if doubtful else ()))
+    made = table(*columns, right=("size",))
     for entry in entries[:MAX_LISTED]:
         missing: Counter[str] = Counter()
         for gap in entry["gaps"]:
             missing[gap["why"]] += gap["end"] - gap["start"]
         words = ", ".join(f"{human_size(size)} {why}" for why, size in missing.items())
         made.add_row(
-            plain(entry["selector"]), human_size(entry["size"]), Text(words or "-", "yellow")
+            plain(entry["selector"]),
+            human_size(entry["size"]),
+            Text(words or "-", "yellow"),
+            *((plain(", ".join(entry["doubts"]) or "-", "yellow"),) if doubtful else ()),
         )
     console.print(made)
     if len(entries) > MAX_LISTED:

@@ -232,9 +232,14 @@ def blobs_document(handover: Handover, blobs: Iterable[Blob]) -> Document:
     }
 
 
-def extract_document(handover: Handover, entries: list[Document]) -> Document:
-    """``kho-inspect extract --json``: the manifest's entries."""
-    return {**_head(handover), "items": entries, "faults": _faults(handover)}
+def extract_document(handover: Handover, capture: Document, entries: list[Document]) -> Document:
+    """``kho-inspect extract --json``: the manifest's capture and entries."""
+    return {
+        **_head(handover),
+        "capture": capture,
+        "items": entries,
+        "faults": _faults(handover),
+    }
 
 
 def locate_document(memory: PhysicalMemory, located: Located, scratch: Scratch | None) -> Document:

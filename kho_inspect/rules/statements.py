@@ -44,6 +44,11 @@ class Capture:
     suggestion: str | None = None
     """Options or an input that would fit, where the dump shows it."""
 
+    @property
+    def fits(self) -> bool:
+        """Whether the map of the dump reads as one: else nothing follows from it."""
+        return self.state in (CaptureState.COMPLETE, CaptureState.INCOMPLETE)
+
     def leaves(self, finding: Finding) -> bool:
         """Whether a finding stands whatever the capture lacks."""
         if self.state is CaptureState.COMPLETE or finding.code in _ALONE:

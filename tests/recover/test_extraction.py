@@ -56,6 +56,9 @@ def test_captures_give_back_every_memfd(capture: Capture, tmp_path: Path) -> Non
     args = ("extract", capture.dump, capture.dtb, "-o", out, "--base", hex(capture.base))
     assert in_process(*args).status == 0
     found = manifest(out)
+    for item in found.values():
+        assert not item["doubts"]
+        assert {gap["why"] for gap in item["gaps"]} <= {"hole"}
     wanted: dict[str, tuple[str, int]] = {}
     for node in capture.truth["subnodes"]:
         blob = Owner(Subsystem.SUBNODE, (node["name"],))
@@ -83,7 +86,9 @@ def test_everything_and_the_manifest(tmp_path: Path) -> None:
     for selector, content in expected.items():
         assert case.content(found[selector]) == content
     item = found["LUO/vm%2Fa/0x7"]
-    assert list(item) == ["selector", "file", "size", "file_size", "sha256", "sources", "gaps"]
+    keys = ["selector", "file", "size", "file_size", "sha256", "sources", "gaps", "doubts"]
+    assert list(item) == keys
+    assert not any(one["doubts"] for one in found.values())
     assert [(one["offset"], one["size"]) for one in item["sources"]] == [
         (0, 2 * PAGE),
         (6 * PAGE, 2 * PAGE),
