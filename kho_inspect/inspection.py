@@ -228,6 +228,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
             page_size_reason=reason,
             declared=memory.declared,
             stored=memory.stored,
+            ram=located.ram if located else (),
         ),
         fdt=root,
         geometry=geometry,

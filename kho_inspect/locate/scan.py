@@ -15,6 +15,7 @@ from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.layouts.fdt import FDT_LAST_SUPPORTED_VERSION, FDT_MAGIC_BYTES, fdt_header
 from kho_inspect.layouts.setup_data import SETUP_KEXEC_KHO, kho_data, setup_data
 from kho_inspect.layouts.views import format_of, offset_of, parse_record
+from kho_inspect.locate.machine import boot_params_in, usable_ram
 from kho_inspect.locate.page_size import find_page_size, preserved_order
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.fdt_node import FdtNode
@@ -110,6 +111,8 @@ class Located:
     pointers: tuple[Pointer, ...]
     passed_over: int = 0
     """Places that may be more of either, unread: they follow more than any undamaged dump has."""
+    ram: tuple[Extent, ...] = ()
+    """Usable RAM of the machine, by its firmware; empty where no such table is in the dump."""
 
 
 def locate(
@@ -133,6 +136,7 @@ def locate(
         scan.look_at_fdts([start + 8 * at for at in fdt_headers(words).tolist()])
         types = np.flatnonzero(words == _TYPE_AND_LEN).tolist()
         scan.look_at_setup_data([start + 8 * at - _TYPE for at in types])
+        scan.look_at_boot_params(boot_params_in(paddr, chunk))
         progress(len(chunk))
         scanned += len(chunk)
         if limit is not None and scanned >= limit:
@@ -182,6 +186,7 @@ class _Scan:
         self.left = MAX_EXAMINED
         self.tokens = fdt.Tokens(MAX_TOKENS)
         self.boot_fdts = 0
+        self.ram: tuple[Extent, ...] = ()
 
     def result(self) -> Located:
         """Everything found, each FDT with what points to it."""
@@ -192,7 +197,7 @@ class _Scan:
             replace(found, pointers=tuple(sources.get(found.paddr, ()))) for found in self.fdts
         ]
         named.sort(key=lambda found: found.rank)
-        return Located(tuple(named), tuple(self.pointers), self.passed_over)
+        return Located(tuple(named), tuple(self.pointers), self.passed_over, self.ram)
 
     def look_at_fdts(self, paddrs: Sequence[PhysAddr]) -> None:
         for at, paddr in enumerate(paddrs):
@@ -209,6 +214,10 @@ class _Scan:
         self.passed_over += max(0, len(paddrs) - room)
         found = (_read_setup_data(self.memory, paddr) for paddr in paddrs[:room])
         self.pointers += filter(None, found)
+
+    def look_at_boot_params(self, paddrs: Sequence[PhysAddr]) -> None:
+        for paddr in paddrs:
+            self.ram = self.ram or usable_ram(self.memory, paddr)
 
     def root_at(self, paddr: PhysAddr) -> FoundFdt | None:
         """The KHO root FDT at ``paddr``; the trees of the first ones are looked into."""

@@ -34,6 +34,9 @@ class Source:
     """Physical memory that exists on the machine, by the dump's own account of it."""
     stored: tuple[Extent, ...]
     """Physical memory whose bytes are in the file."""
+    ram: tuple[Extent, ...] = ()
+    """Usable RAM of the machine, by its firmware's table; empty where none was looked for or found.
+    """
 
 
 @dataclass(frozen=True, slots=True)

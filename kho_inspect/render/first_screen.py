@@ -35,8 +35,9 @@ def print_first_screen(
 ) -> None:
     """The statements, the facts, findings, and what to do next; ``full``: without limits."""
     head = [*statements(verdict, None if full else MAX_REASONS), Text()]
-    head += [_row(name, words) for name, words in _facts(handover)]
-    sessions = [_row("session", plain(words)) for words in _sessions(handover)]
+    head += [_row(name, words) for name, words in _facts(handover, verdict.capture.fits)]
+    listed = _sessions(handover) if verdict.capture.fits else ()
+    sessions = [_row("session", plain(words)) for words in listed]
     if full:
         lines = [*head, *sessions]
     else:
@@ -65,12 +66,15 @@ def _findings(verdict: Verdict, most: int) -> list[Text]:
     ]
 
 
-def _facts(handover: Handover) -> Iterator[tuple[str, Text]]:
+def _facts(handover: Handover, fits: bool) -> Iterator[tuple[str, Text]]:
+    """``fits``: the map reads as one, so that something follows from it."""
     source, root = handover.source, handover.fdt
     held = human_size(sum(extent.size for extent in source.stored))
     declared = human_size(sum(extent.size for extent in source.declared))
     what = f"{held} of {declared}" if held != declared else held
-    yield "dump", plain(f"{source.path} ({source.format}, {what})")
+    ram = human_size(sum(extent.size for extent in source.ram))
+    ram = f" (RAM: {ram})" if source.ram else ""
+    yield "dump", plain(f"{source.format}, {what}{ram}: {source.path}")
     place = "not found in the dump" if root.paddr is None else f"{root.paddr:#x}"
     yield "FDT", plain(f"{place}, {root.size} bytes: {root.path}")
     abi = root.abi.compatible
@@ -83,14 +87,20 @@ def _facts(handover: Handover) -> Iterator[tuple[str, Text]]:
     pages = page_size_name(handover.geometry.shift)
     yield "ABI", plain(f"{abi} (kernels: {root.abi.kernels}), {pages} pages")
     yield "writer", plain(_writer(handover))
-    preserved = f"{exact_size(handover.preserved.bytes)} preserved"
-    blocks = plural(handover.preserved.blocks, "block")
-    yield (
-        "map",
-        plain(f"{handover.tree.root:#x}, {preserved}, {blocks}" if handover.tree else "none"),
-    )
+    yield "map", plain(_map(handover, fits))
     yield "scratch", plain(_scratch(handover))
-    yield "owners", overview(handover, MAX_OWNERS)
+    if fits:
+        yield "owners", overview(handover, MAX_OWNERS)
+
+
+def _map(handover: Handover, fits: bool) -> str:
+    tree, preserved = handover.tree, handover.preserved
+    if tree is None:
+        return "none"
+    if not fits:
+        return f"{tree.root:#x}: not a map of this handover"
+    blocks = plural(preserved.blocks, "block")
+    return f"{tree.root:#x}, {exact_size(preserved.bytes)} preserved, {blocks}"
 
 
 def _writer(handover: Handover) -> str:

@@ -248,7 +248,7 @@ def setup_data_wrong(case: Case) -> Iterator[Observation]:
             severity = WARNING if older else None
         if trouble is not None:
             path = (Step(StepKind.POINTER, one.source),)
-            yield Observation(f"{one.source} {trouble}", one.where.start, path, severity)
+            yield Observation(f"{one.source} {trouble}", one.where.start, path, severity, one.fdt)
 
 
 def _areas(case: Case) -> tuple[Extent, ...]:
