@@ -59,11 +59,7 @@ class TruncatedFdtError(FdtError):
 
 
 class NotAHandoverError(KhoError):
-    """A device tree without any KHO property, or a pointer to nothing in this dump."""
-
-
-class UnknownAbiError(KhoError):
-    """The compatible string is in no row of the ABI table and no ABI was assumed."""
+    """No KHO root FDT where one was looked for: file, dump, behind a boot DTB, debugfs."""
 
 
 class MissingMemoryError(KhoError):

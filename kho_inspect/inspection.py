@@ -9,9 +9,9 @@ from typing import NamedTuple
 from kho_inspect import fdt
 from kho_inspect.abi import MAP_PROPERTY, Abi
 from kho_inspect.decoders.context import Context
-from kho_inspect.decoders.registry import FILE_DECODERS, decode_blobs
+from kho_inspect.decoders.registry import BLOB_DECODERS, FILE_DECODERS, decode_blobs
 from kho_inspect.decoders.subnode import read_blobs
-from kho_inspect.errors import FdtError, NotAHandoverError
+from kho_inspect.errors import FdtError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
@@ -20,12 +20,12 @@ from kho_inspect.locate.page_size import find_page_size
 from kho_inspect.locate.root_fdt import find_page, locate_root_fdt, read_root_fdt
 from kho_inspect.locate.scan import Located, locate
 from kho_inspect.locate.scratch import boot_dtb_pointer, read_scratch
-from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, open_memory
+from kho_inspect.memory import PhysicalMemory, RamBlock, open_memory
 from kho_inspect.memory.files import read_head
 from kho_inspect.memory.kcore import open_kcore
 from kho_inspect.model.claims import OwnerIndex
 from kho_inspect.model.faults import FaultKind
-from kho_inspect.model.handover import Blob, Handover, Pointer, RootFdt, Scratch, Source
+from kho_inspect.model.handover import Handover, Pointer, RootFdt, Scratch, Source
 from kho_inspect.model.identity import ClaimKind, Owner, Step, StepKind, Subsystem
 from kho_inspect.model.map import PreservedMap
 from kho_inspect.model.preserved import Preserved
@@ -59,8 +59,6 @@ class Options:
     """Scratch areas; without them the table is searched for in the dump."""
     boot_dtb: str | None = None
     """A boot DTB whose /chosen names the scratch table."""
-    lenient: bool = False
-    """Go on where the next kernel would not: unknown ABI, tree outside the dump. For ``check``."""
 
 
 class Opened(NamedTuple):
@@ -85,9 +83,10 @@ class Question:
 def inspect(dump: str, dtb: str | None = None, options: Options | None = None) -> Handover:
     """Read one handover out of a memory dump and its root FDT (None: searched for in the dump).
 
-    Damage inside is in ``Handover.faults``. Raises a subclass of KhoError only when there is
-    nothing to inspect: unreadable files, no KHO root FDT, an unknown ABI, a tree that is not in
-    this dump.
+    Damage inside is in ``Handover.faults``, a map that is outside the dump too. Of an unknown ABI
+    (``Handover.fdt.known``) no map is walked, and sub-nodes are read as the nearest ABI's but not
+    decoded. Raises a subclass of KhoError only when there is nothing to inspect: unreadable files,
+    no KHO root FDT.
     """
     return inspect_opened(open_inputs(dump, dtb, options), options)
 
@@ -104,7 +103,7 @@ def examine(
     What the next kernel would refuse becomes part of the case. Raises KhoError for what no
     verdict can be given on: files that cannot be read, or are no device tree, or not KHO's.
     """
-    options = replace(options or Options(), lenient=True)
+    options = options or Options()
     try:
         opened = open_inputs(dump, dtb, options, progress)
     except FdtError as error:
@@ -152,14 +151,7 @@ def open_inputs(
     if dtb is None:
         root, located = locate_root_fdt(memory, options.assume_abi)
         return Opened(memory, root, located)
-    root = read_root_fdt(
-        dtb,
-        memory,
-        options.assume_abi,
-        accept_unknown=options.lenient,
-        limit=options.limits.fdt,
-    )
-    return Opened(memory, root)
+    return Opened(memory, read_root_fdt(dtb, memory, options.assume_abi, options.limits.fdt))
 
 
 def open_dump(
@@ -188,24 +180,23 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
     tree: PreservedMap | None = None
     preserved = Preserved(geometry.shift, {})
     if root.memory_map and root.known:
-        if not options.lenient:
-            _require_root_in_dump(memory, root.memory_map)
         walk = walk_radix if root.abi.radix else walk_chunks
         tree, preserved = walk(memory, geometry, root.memory_map, faults, options.limits)
     _note_defects(root, geometry, faults)
     log = ClaimLog(geometry.shift)
-    blobs: tuple[Blob, ...] = ()
-    if root.known:
-        context = Context(
-            memory=memory,
-            geometry=geometry,
-            preserved=preserved,
-            claims=log,
-            faults=faults,
-            file_decoders=FILE_DECODERS,
-            limits=options.limits,
-        )
-        blobs = tuple(decode_blobs(context, read_blobs(context, root.root, root.abi)))
+    context = Context(
+        memory=memory,
+        geometry=geometry,
+        preserved=preserved,
+        claims=log,
+        faults=faults,
+        file_decoders=FILE_DECODERS,
+        limits=options.limits,
+    )
+    decoders = BLOB_DECODERS if root.known else ()
+    blobs = tuple(decode_blobs(context, read_blobs(context, root.root, root.abi), decoders))
+    if tree is None:
+        blobs = tuple(replace(blob, preserved=None) for blob in blobs)
     boot_dtb = options.boot_dtb or root.boot_dtb
     if located is None and (root.paddr is None or not (options.scratch or boot_dtb)):
         located = locate(memory, limit=MAX_SCANNED)
@@ -237,7 +228,8 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         blobs=blobs,
         claims=claims,
         index=OwnerIndex(preserved, claims),
-        ownership=account(preserved, claims),
+        # Without a map nothing is known to be preserved, or not to be.
+        ownership=account(preserved, claims if tree else ClaimLog(geometry.shift).result()),
         scratch=_scratch(memory, options, boot_dtb, pointers),
         pointers=pointers,
         faults=faults.result(),
@@ -310,15 +302,3 @@ def _choose_geometry(
     # Address 1 is aligned for no page size, so that a missing map gives no evidence.
     best, reason = find_page_size(memory, root.abi, root.root, root.memory_map or 1)
     return best.geometry, reason
-
-
-def _require_root_in_dump(memory: PhysicalMemory, paddr: PhysAddr) -> None:
-    if memory.presence(paddr) is Presence.OUTSIDE:
-        held = ", ".join(str(extent) for extent in memory.declared[:3])
-        more = ", …" if len(memory.declared) > 3 else ""
-        raise NotAHandoverError(
-            f"the tree root {paddr:#x} lies outside {memory.path}, which holds {held}{more}",
-            hint="do dump and DTB belong together? if RAM does not start at 0: --base or --map",
-            paddr=paddr,
-            source=memory.path,
-        )

@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from kho_inspect.cli.options import Address, Input, exit_status, misfit_of, reads_handover
+from kho_inspect.cli.options import Address, Input, handover_status, misfit_of, reads_handover
 from kho_inspect.units import PhysAddr
 
 
@@ -29,10 +29,10 @@ def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
         from kho_inspect.render.json import addresses_document
 
         given.write_json(addresses_document(handover, found, known=known))
-        return exit_status(handover)
+        return handover_status(handover)
     from kho_inspect.render.addresses import print_address
 
     console = given.console()
     for info in found:
         print_address(console, info, known=known)
-    return exit_status(handover)
+    return handover_status(handover)

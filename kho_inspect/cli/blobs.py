@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from kho_inspect.cli.options import Input, exit_status, reads_handover, write_text
+from kho_inspect.cli.options import Input, handover_status, reads_handover, write_text
 from kho_inspect.render.safe import safe
 
 
@@ -25,7 +25,7 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
         from kho_inspect.render.json import blobs_document
 
         given.write_json(blobs_document(handover, blobs))
-        return exit_status(handover)
+        return handover_status(handover)
     from kho_inspect.render.blobs import blob_content, blob_table, hexdump_lines
     from kho_inspect.render.console import plain
     from kho_inspect.render.contents import content_view
@@ -42,4 +42,4 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
                 console.print(content_view(blob.name, blob.content))
             console.print(blob_content(blob))
     print_faults(console, handover.faults)
-    return exit_status(handover)
+    return handover_status(handover)

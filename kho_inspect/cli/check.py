@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kho_inspect.cli import exit_codes
-from kho_inspect.cli.options import DumpFormat, Input, judged, reads_handover, write_text
+from kho_inspect.cli.options import REPORTS, DumpFormat, Input, judged, reads_handover
 from kho_inspect.errors import UnreadableInputError
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 MAX_EXPECTATIONS = 64 << 20
 """Bytes read of a file of expectations: a million files make as many."""
 LEVELS = ("fatal", "error", "warning", "info")
-REPORTS = ("text", "json", "junit", "sarif", "github")
-
 
 _DUMP_FORMAT = click.option(
     "--dump-format",
@@ -66,7 +64,6 @@ def command(
     ignore: tuple[str, ...],
     require: tuple[str, ...],
     expect: str | None,
-    formats: tuple[str, ...],
 ) -> int:
     """What the next kernel would do with this handover, and whether it is whole."""
     from kho_inspect.inspection import examine
@@ -74,43 +71,19 @@ def command(
     from kho_inspect.rules.engine import judge
 
     wanted = _code_filter(select, ignore)
-    report = next((name for name in reversed(formats) if name in REPORTS), "text")
-    dump_format = next(
-        (name for name in reversed(formats) if name not in REPORTS), given.options.format
-    )
-    options = replace(given.options, format=dump_format)
     question = replace(question, expectations=_expectations(expect))
     required = _code_filter(require, ()) if require and "all" not in require else None
     with given.opening() as advance:
-        case = examine(given.dump, given.dtb, options, question, progress=advance)
+        case = examine(given.dump, given.dtb, given.options, question, progress=advance)
     verdict = judge(case, wanted)
     threshold = Severity.FATAL + 1 if fail_on == "never" else Severity[fail_on.upper()]
-    if given.json or report == "json":
-        from kho_inspect.render.check_json import check_document
-
-        given.write_json(check_document(verdict, given.dump, given.dtb))
-    elif report == "text":
-        from kho_inspect.render.findings import print_verdict
-
-        print_verdict(given.console(), verdict)
-    elif report == "junit":
-        from kho_inspect.render.junit import junit
-
-        write_text(junit(verdict, given.dump, threshold))
-    elif report == "sarif":
-        from kho_inspect.render.sarif import sarif
-
-        write_text(sarif(verdict, given.dump))
-    else:
-        from kho_inspect.render.github import github
-
-        write_text(github(verdict, given.dump))
+    given.write_verdict(verdict, threshold)
     if not require:
-        return exit_status(verdict, threshold)
-    return exit_status(verdict, threshold, required or (lambda code: True))
+        return verdict_status(verdict, threshold)
+    return verdict_status(verdict, threshold, required or (lambda code: True))
 
 
-def exit_status(
+def verdict_status(
     verdict: Verdict, threshold: int, required: Callable[[str], bool] = lambda code: False
 ) -> int:
     """The status that CI goes by: findings that stand, then whether anything can be said."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from kho_inspect.cli.options import Input, exit_status, reads_handover, write_text
+from kho_inspect.cli.options import Input, handover_status, reads_handover, write_text
 
 
 @click.command("expect")
@@ -21,6 +21,6 @@ def command(given: Input) -> int:
 
         document = tomllib.loads("".join(expectation_file(handover)))
         given.write_json({"schema_version": SCHEMA_VERSION, "expectations": document})
-        return exit_status(handover)
+        return handover_status(handover)
     write_text(expectation_file(handover))
-    return exit_status(handover)
+    return handover_status(handover)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kho_inspect.cli import exit_codes
-from kho_inspect.cli.options import Input, exit_status, reads_handover
+from kho_inspect.cli.options import Input, handover_status, reads_handover
 from kho_inspect.cli.progress import progress_bar
 
 
@@ -54,5 +54,5 @@ def command(given: Input, selectors: tuple[str, ...], output: Path, force: bool)
         from kho_inspect.render.extract import print_entries
 
         print_entries(given.console(), str(output), entries)
-    status = exit_status(handover)
+    status = handover_status(handover)
     return exit_codes.FINDINGS if not status and incomplete(items, entries) else status

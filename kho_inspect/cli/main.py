@@ -103,9 +103,6 @@ def run(args: Sequence[str] | None = None) -> int:
         _abandon(sys.stdout)
         _complain(f"cannot write the output: {error.strerror}")
         return exit_codes.UNREADABLE
-    except MemoryError:
-        _complain("out of memory", "a summary needs less: --json, or ranges --limit")
-        return exit_codes.UNREADABLE
     except Exception as error:  # noqa: BLE001  a defect of ours: the status of findings would mislead
         where = traceback.extract_tb(error.__traceback__)[-1]
         _complain(

@@ -16,6 +16,7 @@ from kho_inspect.abi import ABIS, TARGETS, Abi, find_target
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.cli.progress import progress_bar
+from kho_inspect.errors import KhoError
 from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.limits import BUDGETS, Limits
 from kho_inspect.render.safe import safe
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
     from kho_inspect.inspection import Opened, Options
     from kho_inspect.memory import PhysicalMemory
     from kho_inspect.model.handover import Handover
+    from kho_inspect.rules.engine import Verdict
 
 KCORE = "/proc/kcore"
+REPORTS = ("text", "json", "junit", "sarif", "github")
+"""Forms of output: of ``check`` all, of the other commands the first two."""
+_BEGUN = "kho_inspect.begun"
+"""Key in the context of a command whose output was begun."""
 
 
 class ParamType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -123,8 +129,14 @@ class Input:
     """None: look for it in the dump."""
     options: Options
     """How to read both."""
-    json: bool
+    form: str
+    """One of REPORTS."""
     color: str
+
+    @property
+    def json(self) -> bool:
+        """Whether one JSON document is wanted."""
+        return self.form == "json"
 
     def open_memory(self) -> PhysicalMemory:
         """Open the dump alone."""
@@ -168,9 +180,44 @@ class Input:
 
         write_text(stream(document))
 
+    def write_verdict(
+        self, verdict: Verdict, fail_on: int = 0, error: KhoError | None = None
+    ) -> None:
+        """A verdict in the form that was asked for; ``error`` is why nothing could be judged."""
+        if self.form == "json":
+            from kho_inspect.render.check_json import check_document
+
+            self.write_json(check_document(verdict, self.dump, self.dtb, error))
+        elif self.form == "junit":
+            from kho_inspect.render.junit import junit
+
+            write_text(junit(verdict, self.dump, fail_on, error))
+        elif self.form == "sarif":
+            from kho_inspect.render.sarif import sarif
+
+            write_text(sarif(verdict, self.dump, error))
+        elif self.form == "github":
+            from kho_inspect.render.github import github
+
+            write_text(github(verdict, self.dump, error))
+        elif error is None:  # which is on stderr
+            from kho_inspect.render.findings import print_verdict
+
+            print_verdict(self.console(), verdict)
+
+    def write_error(self, error: KhoError, target: str) -> None:
+        """The document of a command that could not read its input; none where one was begun."""
+        if self.form == "text" or _BEGUN in click.get_current_context().meta:
+            return
+        from kho_inspect.rules.engine import unread
+
+        self.write_verdict(unread(error.message, target), error=error)
+        sys.stdout.flush()
+
 
 def write_text(pieces: Iterable[str]) -> None:
     """Strings to stdout as they come, without click and Rich: for output of any length."""
+    click.get_current_context().meta[_BEGUN] = True
     sys.stdout.writelines(pieces)
 
 
@@ -181,17 +228,30 @@ def misfit_of(handover: Handover) -> str | None:
     from kho_inspect.rules.statements import capture_of
 
     capture = capture_of(case_of(handover))
-    if capture.fits:
-        return None
-    return f"capture {capture.state.value}: {message_text(capture.reasons[0])}"
+    if not capture.fits:
+        return f"capture {capture.state.value}: {message_text(capture.reasons[0])}"
+    return None if handover.fdt.known else _foreign(handover)
 
 
-def exit_status(handover: Handover) -> int:
-    """Damage makes any command end with 1; a map that is none with 4, and a caution on stderr."""
-    misfit = misfit_of(handover)
-    if misfit is None:
+def _foreign(handover: Handover) -> str | None:
+    """What is said of an ABI that is not known, assumed or not; None of any other."""
+    from kho_inspect.inspection import case_of
+    from kho_inspect.render.names import message_text
+    from kho_inspect.rules.root_fdt import compatible_unknown
+
+    found = compatible_unknown.run(case_of(handover))
+    return next((message_text(one.message) for one in found), None)
+
+
+def handover_status(handover: Handover) -> int:
+    """The status of commands that show: 1 for damage, 4 and a caution where nothing follows.
+
+    That is where the map is none of this dump, or the ABI not known, assumed or not.
+    """
+    doubt = misfit_of(handover) or _foreign(handover)
+    if doubt is None:
         return exit_codes.FINDINGS if handover.faults else exit_codes.CLEAN
-    caution = f"kho-inspect: caution: {misfit}\n  try: kho-inspect check DUMP DTB"
+    caution = f"kho-inspect: caution: {doubt}\n  try: kho-inspect check DUMP DTB"
     click.echo("\n".join(map(safe, caution.split("\n"))), err=True)
     return exit_codes.CANNOT_JUDGE
 
@@ -314,16 +374,38 @@ def _with_input(
         given = Input(
             dump=dump,
             dtb=None if dtb == "-" else dtb,
+            form=_take_form(params),
             options=_take_options(params),
-            json=params.pop("json"),
             color=params.pop("color"),
         )
-        return function(given, **params)
+        target, _ = params.get("target") or ("", None)
+        try:
+            return function(given, **params)
+        except MemoryError as memory_error:
+            error = KhoError(
+                "out of memory", hint="a summary needs less: --json, or ranges --limit"
+            )
+            given.write_error(error, target)
+            raise error from memory_error
+        except KhoError as error:
+            given.write_error(error, target)
+            raise
 
     decorated: Callable[..., int] = wrapper
     for decorator in reversed(decorators):
         decorated = decorator(decorated)
     return decorated
+
+
+def _take_form(params: dict[str, Any]) -> str:
+    """The form of output, removed from the parameters: ``check --format`` may be the dump's."""
+    form = "text"
+    for name in params.pop("formats", ()):
+        if name in REPORTS:
+            form = name
+        else:
+            params["format"] = name
+    return "json" if params.pop("json") else form
 
 
 def _take_options(params: dict[str, Any]) -> Options:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from kho_inspect.cli.options import Input, exit_status, reads_handover
+from kho_inspect.cli.options import Input, handover_status, reads_handover
 
 
 @click.command("owners")
@@ -16,11 +16,11 @@ def command(given: Input) -> int:
         from kho_inspect.render.json import owners_document
 
         given.write_json(owners_document(handover))
-        return exit_status(handover)
+        return handover_status(handover)
     from kho_inspect.render.owners import print_owners
     from kho_inspect.render.report import print_faults
 
     console = given.console()
     print_owners(console, handover)
     print_faults(console, handover.faults)
-    return exit_status(handover)
+    return handover_status(handover)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kho_inspect.cli.options import Input, exit_status, reads_handover
+from kho_inspect.cli.options import Input, handover_status, reads_handover
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.render.safe import safe
 from kho_inspect.units import human_size
@@ -60,4 +60,4 @@ def command(given: Input, output: Path, content: bool, pointers: bool, force: bo
         click.echo(
             f"{safe(str(output))}: {human_size(size)}, {share:.2g} % of {human_size(memory.size)}"
         )
-    return exit_status(handover)
+    return handover_status(handover)

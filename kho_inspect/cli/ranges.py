@@ -6,7 +6,7 @@ from itertools import chain
 
 import click
 
-from kho_inspect.cli.options import Input, exit_status, reads_handover, write_text
+from kho_inspect.cli.options import Input, handover_status, reads_handover, write_text
 
 
 @click.command("ranges")
@@ -42,10 +42,10 @@ def command(
         from kho_inspect.render.json import ranges_document
 
         given.write_json(ranges_document(handover, batches))
-        return exit_status(handover)
+        return handover_status(handover)
     write_text(map(range_lines, batches))
     if handover.faults:
         from kho_inspect.render.report import print_faults
 
         print_faults(given.console(), handover.faults)
-    return exit_status(handover)
+    return handover_status(handover)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kho_inspect.cli.check import exit_status
+from kho_inspect.cli.check import verdict_status
 from kho_inspect.cli.options import Input, judged, reads_handover
 from kho_inspect.cli.pager import paged
 
@@ -26,22 +26,24 @@ def command(given: Input, question: Question, full: bool) -> int:
 
     with given.opening() as advance:
         case = examine(given.dump, given.dtb, given.options, question, progress=advance)
-    if case.fdt_error is not None:
-        raise case.fdt_error
     verdict = judge(case)
     if given.json:
         from kho_inspect.render.check_json import statements_json
-        from kho_inspect.render.json import show_document
+        from kho_inspect.render.json import head, show_document
 
-        document = show_document(case.handover)
+        document = {**head(given.dump, given.dtb), "fdt": None}
+        if case.opened is not None:
+            document = show_document(case.opened)
         given.write_json({**document, "check": statements_json(verdict)})
+    elif case.opened is None:
+        given.write_verdict(verdict)
     elif full:
         from kho_inspect.render.report import print_full
 
         with paged(given.console()) as console:
-            print_full(console, case.handover, verdict)
+            print_full(console, case.opened, verdict)
     else:
         from kho_inspect.render.first_screen import print_first_screen
 
-        print_first_screen(given.console(), case.handover, verdict)
-    return exit_status(verdict, Severity.WARNING)
+        print_first_screen(given.console(), case.opened, verdict)
+    return verdict_status(verdict, Severity.WARNING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from kho_inspect.cli.options import Input, exit_status, reads_handover, write_text
+from kho_inspect.cli.options import Input, handover_status, reads_handover, write_text
 
 
 @click.command("tree")
@@ -17,7 +17,7 @@ def command(given: Input, full: bool) -> int:
         from kho_inspect.render.json import tree_document
 
         given.write_json(tree_document(handover))
-        return exit_status(handover)
+        return handover_status(handover)
     from kho_inspect.render.report import print_faults
     from kho_inspect.render.tree import folded_tree, full_tree
 
@@ -28,4 +28,4 @@ def command(given: Input, full: bool) -> int:
         else:
             console.print(folded_tree(handover.tree, handover.preserved))
     print_faults(console, handover.faults)
-    return exit_status(handover)
+    return handover_status(handover)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from kho_inspect.decoders import kexec_metadata, kho_test, luo, memblock, memfd
@@ -53,7 +53,9 @@ FILE_DECODERS: dict[str, FileDecoder] = {**memfd.FILE_DECODERS}
 _SUBSYSTEMS = {decoder.node: decoder.subsystem for decoder in BLOB_DECODERS}
 
 
-def decode_blobs(context: Context, blobs: Iterable[Blob]) -> Iterator[Blob]:
+def decode_blobs(
+    context: Context, blobs: Iterable[Blob], decoders: Sequence[BlobDecoder] = BLOB_DECODERS
+) -> Iterator[Blob]:
     """Each blob, with its content where a decoder reads it; its memory is claimed in any case.
 
     ``kho_retrieve_subtree()`` finds the first sub-node of a name: any other is foreign to the
@@ -69,7 +71,7 @@ def decode_blobs(context: Context, blobs: Iterable[Blob]) -> Iterator[Blob]:
             # A size that could not be read does not measure what the blob owns.
             size = blob.size if blob.stored else 1
             context.claims.add(blob.owner, ClaimKind.BLOB, blob.paddr, size)
-        for decoder in BLOB_DECODERS if blob.stored else ():
+        for decoder in decoders if blob.stored else ():
             if decoder.node == blob.name and decoder.matches(blob):
                 content = decoder.decode(context, blob, decoder.kind)
                 blob = replace(blob, kind=decoder.kind, content=content)

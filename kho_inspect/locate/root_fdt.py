@@ -8,13 +8,12 @@ from itertools import islice
 import numpy as np
 
 from kho_inspect import fdt, intervals
-from kho_inspect.abi import ABIS, BY_COMPATIBLE, MAP_PROPERTY, find_abi, nearest_abi
+from kho_inspect.abi import BY_COMPATIBLE, MAP_PROPERTY, find_abi, nearest_abi
 from kho_inspect.errors import (
     FdtError,
     MissingMemoryError,
     NotAHandoverError,
     TruncatedFdtError,
-    UnknownAbiError,
     UnreadableInputError,
 )
 from kho_inspect.intervals import Intervals
@@ -38,16 +37,14 @@ def read_root_fdt(
     path: str,
     memory: PhysicalMemory,
     assume_abi: str | None = None,
-    *,
-    accept_unknown: bool = False,
     limit: int = DEFAULT_LIMITS.fdt,
 ) -> RootFdt:
     """The KHO root FDT in the file ``path``, completed from ``memory`` when it is cut short.
 
     ``limit`` is the most bytes that it may have.
 
-    Raises UnreadableInputError, FdtError (TruncatedFdtError when nothing completes it),
-    NotAHandoverError, and UnknownAbiError unless ``accept_unknown``.
+    Raises UnreadableInputError, FdtError (TruncatedFdtError when nothing completes it) and
+    NotAHandoverError.
     """
     data = read_head(path, limit)
     if not data:
@@ -71,14 +68,7 @@ def read_root_fdt(
     if found is not None:
         data, root, paddr = found.data, found.root, found.paddr
     return _describe(
-        path,
-        data,
-        root,
-        assume_abi,
-        accept_unknown=accept_unknown,
-        recovery=recovery,
-        paddr=paddr,
-        boot_dtb=boot_dtb,
+        path, data, root, assume_abi, recovery=recovery, paddr=paddr, boot_dtb=boot_dtb
     )
 
 
@@ -89,7 +79,7 @@ def locate_root_fdt(
 ) -> tuple[RootFdt, scan.Located]:
     """The most credible root FDT that stands in the dump itself, and all that was found.
 
-    Raises NotAHandoverError when there is none, UnknownAbiError as :func:`read_root_fdt` does.
+    Raises NotAHandoverError when there is none.
     """
     located = scan.locate(memory, progress)
     found = located.fdts
@@ -114,21 +104,12 @@ def _describe(
     root: FdtNode,
     assume_abi: str | None,
     *,
-    accept_unknown: bool = False,
     recovery: str | None = None,
     paddr: PhysAddr | None = None,
     boot_dtb: str | None = None,
 ) -> RootFdt:
     compatible = root.string("compatible") or ""
     abi = BY_COMPATIBLE.get(assume_abi) if assume_abi else find_abi(compatible)
-    if abi is None and not accept_unknown:
-        known = ", ".join(row.compatible for row in ABIS)
-        nearest = nearest_abi(compatible).compatible
-        raise UnknownAbiError(
-            f"{path}: compatible is {compatible!r}, which is none of {known}",
-            hint=f"the nearest is {nearest}: read it as that with --assume-abi {nearest}",
-            source=path,
-        )
     size = fdt.total_size(data) or 0
     return RootFdt(
         path=path,

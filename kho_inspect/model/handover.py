@@ -50,7 +50,7 @@ class RootFdt:
     assumed: bool
     """The ABI was given by the user, not recognised."""
     known: bool
-    """False: the string is unknown, ``abi`` is only the nearest, and nothing was walked."""
+    """False: the string is unknown, ``abi`` is only the nearest, and no map was walked."""
     memory_map: PhysAddr | None
     """None when the property is missing or not 8 bytes."""
     size: int
@@ -80,8 +80,8 @@ class Blob:
     """Bytes; None when unknown."""
     stored: bool
     """Every byte is in the dump."""
-    preserved: bool
-    """Every byte lies in preserved memory."""
+    preserved: bool | None
+    """Every byte lies in preserved memory; None when there is no map that says so."""
     sha256: str | None
     """None when the bytes are not in the dump."""
     kind: str
@@ -137,7 +137,7 @@ class Handover:
     fdt: RootFdt
     geometry: PageGeometry
     tree: PreservedMap | None
-    """None when the map property leads nowhere."""
+    """None when the map property leads nowhere, or the ABI is not known."""
     preserved: Preserved
     blobs: tuple[Blob, ...]
     claims: Claims = field(repr=False)

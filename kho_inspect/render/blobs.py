@@ -32,7 +32,7 @@ def blob_table(blobs: Sequence[Blob]) -> Table:
             plain(blob.name),
             "?" if blob.paddr is None else f"{blob.paddr:#x}",
             "?" if blob.size is None else exact_size(blob.size),
-            state if blob.paddr is not None else Text("?"),
+            Text("?") if None in (blob.paddr, blob.preserved) else state,
             plain(blob.kind if blob.stored else f"{blob.kind}, not read"),
         )
     return made

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from kho_inspect.errors import KhoError
 from kho_inspect.model.contents import Document
 from kho_inspect.render.findings import decision_reasons
-from kho_inspect.render.json import SCHEMA_VERSION, address
+from kho_inspect.render.json import address, head
 from kho_inspect.rules.engine import Verdict
 
 
@@ -56,10 +57,19 @@ def statements_json(verdict: Verdict) -> Document:
     }
 
 
-def check_document(verdict: Verdict, dump: str, dtb: str | None) -> Document:
-    """``check --json``."""
+def check_document(
+    verdict: Verdict, dump: str, dtb: str | None, error: KhoError | None = None
+) -> Document:
+    """``check --json``; with an ``error`` that of any command that could not read its input."""
+    failed = {} if error is None else {"error": _error(error)}
+    return {**head(dump, dtb), **failed, **statements_json(verdict)}
+
+
+def _error(error: KhoError) -> Document:
     return {
-        "schema_version": SCHEMA_VERSION,
-        "source": {"path": dump, "dtb": dtb},
-        **statements_json(verdict),
+        "message": error.message,
+        "hint": error.hint,
+        "paddr": address(error.paddr),
+        "path": None,  # no structure was reached
+        "source": error.source,
     }

@@ -81,7 +81,7 @@ def _facts(handover: Handover, fits: bool) -> Iterator[tuple[str, Text]]:
     if root.assumed:
         abi = f"{abi} assumed (--assume-abi); the FDT says {root.compatible!r}"
     elif not root.known:
-        abi = f"{root.compatible!r} is not known: nothing was followed (--assume-abi {abi})"
+        abi = f"{root.compatible!r} is not known: its map is not read (--assume-abi {abi})"
     elif root.compatible != root.abi.compatible:
         abi = f"{abi}, the known part of {root.compatible!r}"
     pages = page_size_name(handover.geometry.shift)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kho_inspect.errors import KhoError
 from kho_inspect.render.findings import counted, place, statements
 from kho_inspect.render.safe import safe
 from kho_inspect.rules.base import Severity
@@ -17,16 +18,27 @@ _LEVELS = {
 }
 
 
-def github(verdict: Verdict, dump: str) -> Iterator[str]:
-    """Commands that GitHub shows as annotations, and the statements in plain words."""
+def github(verdict: Verdict, dump: str, error: KhoError | None = None) -> Iterator[str]:
+    """Commands that GitHub shows as annotations, and the statements in plain words.
+
+    An ``error`` is why nothing could be judged.
+    """
+    if error is not None:
+        text = " ".join(filter(None, (error.message, error.hint)))
+        yield _annotation("error", error.source or dump, "input", text)
     for finding in verdict.findings:
-        level = _LEVELS[finding.severity]
         text = f"{counted(finding)} [{place(finding)}] {finding.hint}"
-        title = _escaped(f"{finding.code} {finding.severity.label}", is_property=True)
-        file = _escaped(dump, is_property=True)
-        yield f"::{level} file={file},title={title}::{_escaped(text)}\n"
+        title = f"{finding.code} {finding.severity.label}"
+        yield _annotation(_LEVELS[finding.severity], dump, title, text)
     for line in statements(verdict):
         yield f"{_escaped(line.plain)}\n"
+
+
+def _annotation(level: str, path: str, title: str, text: str) -> str:
+    properties = (
+        f"file={_escaped(path, is_property=True)},title={_escaped(title, is_property=True)}"
+    )
+    return f"::{level} {properties}::{_escaped(text)}\n"
 
 
 def _escaped(text: str, *, is_property: bool = False) -> str:

@@ -275,6 +275,11 @@ def addresses_document(
     }
 
 
+def head(dump: str, dtb: str | None) -> Document:
+    """The first members of a document on files, which need not be a handover."""
+    return {"schema_version": SCHEMA_VERSION, "source": {"path": dump, "dtb": dtb}}
+
+
 def _head(handover: Handover) -> Document:
     source, root = handover.source, handover.fdt
     return {

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
+from kho_inspect.errors import KhoError
 from kho_inspect.render.findings import counted, place, states
 from kho_inspect.render.safe import safe
 from kho_inspect.rules.base import Finding
 from kho_inspect.rules.engine import BY_CODE, RULES, Verdict
 
 
-def junit(verdict: Verdict, dump: str, fail_on: int) -> Iterator[str]:
-    """One test case per rule; findings of severity ``fail_on`` and above are failures."""
+def junit(
+    verdict: Verdict, dump: str, fail_on: int, error: KhoError | None = None
+) -> Iterator[str]:
+    """One test case per rule; findings of severity ``fail_on`` and above are failures.
+
+    An ``error``, why nothing could be judged, is one more test case.
+    """
     skipped = {code: f"does not apply: no {_subject(code)}" for code in verdict.not_applicable}
     skipped |= {code: group.reason for group in verdict.blocked for code in group.codes}
     found: dict[str, list[Finding]] = {}
@@ -23,13 +29,16 @@ def junit(verdict: Verdict, dump: str, fail_on: int) -> Iterator[str]:
     for name, value in states(verdict).items():
         ElementTree.SubElement(properties, "property", name=name, value=safe(value))
     failures = 0
-    for rule in RULES:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=f"kho-inspect.{safe(dump)}", name=rule.code
+    if error is not None:
+        message = safe(error.message)
+        said = ElementTree.SubElement(
+            _case(suite, dump, "input"), "error", type=type(error).__name__, message=message
         )
-        case.set("file", safe(dump))
+        said.text = f"hint: {safe(error.hint)}" if error.hint else message
+    for rule in RULES:
+        case = _case(suite, dump, rule.code)
         if rule.code in skipped:
-            ElementTree.SubElement(case, "skipped", message=skipped[rule.code])
+            ElementTree.SubElement(case, "skipped", message=safe(skipped[rule.code]))
         bad = [one for one in found.get(rule.code, []) if one.severity >= fail_on]
         if bad:
             failures += 1
@@ -44,9 +53,9 @@ def junit(verdict: Verdict, dump: str, fail_on: int) -> Iterator[str]:
         mild = [one for one in found.get(rule.code, []) if one.severity < fail_on]
         if mild:
             ElementTree.SubElement(case, "system-out").text = "\n".join(map(_line, mild))
-    suite.set("tests", str(len(RULES)))
+    suite.set("tests", str(len(suite.findall("testcase"))))
     suite.set("failures", str(failures))
-    suite.set("errors", "0")
+    suite.set("errors", str(int(error is not None)))
     suite.set("skipped", str(len(skipped)))
     root = ElementTree.Element("testsuites")
     root.append(suite)
@@ -54,6 +63,11 @@ def junit(verdict: Verdict, dump: str, fail_on: int) -> Iterator[str]:
     yield '<?xml version="1.0" encoding="utf-8"?>\n'
     yield ElementTree.tostring(root, encoding="unicode")
     yield "\n"
+
+
+def _case(suite: ElementTree.Element, dump: str, name: str) -> ElementTree.Element:
+    names = {"classname": f"kho-inspect.{safe(dump)}", "name": name, "file": safe(dump)}
+    return ElementTree.SubElement(suite, "testcase", names)
 
 
 def _subject(code: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kho_inspect import __version__
+from kho_inspect.errors import KhoError
 from kho_inspect.render.findings import counted, states
 from kho_inspect.render.names import message_text, path_name
 from kho_inspect.rules.base import Finding, Observation, Severity
@@ -22,9 +23,10 @@ _LEVELS = {
 }
 
 
-def sarif(verdict: Verdict, dump: str) -> Iterator[str]:
-    """A SARIF log with one run."""
+def sarif(verdict: Verdict, dump: str, error: KhoError | None = None) -> Iterator[str]:
+    """A SARIF log with one run; an ``error``, why nothing could be judged, made it fail."""
     codes = sorted({finding.code for finding in verdict.findings})
+    failed = {} if error is None else {"invocations": [_failed(error, dump)]}
     document = {
         "$schema": SARIF_SCHEMA,
         "version": "2.1.0",
@@ -37,6 +39,7 @@ def sarif(verdict: Verdict, dump: str) -> Iterator[str]:
                         "rules": [_rule(code) for code in codes],
                     }
                 },
+                **failed,
                 "results": [
                     _result(finding, codes.index(finding.code), dump)
                     for finding in verdict.findings
@@ -48,6 +51,15 @@ def sarif(verdict: Verdict, dump: str) -> Iterator[str]:
     }
     yield json.dumps(document, indent=2)
     yield "\n"
+
+
+def _failed(error: KhoError, dump: str) -> dict[str, Any]:
+    notification = {
+        "level": "error",
+        "message": {"text": "\n".join(filter(None, (error.message, error.hint)))},
+        "locations": [_location(Observation(error.message, error.paddr, ()), error.source or dump)],
+    }
+    return {"executionSuccessful": False, "toolExecutionNotifications": [notification]}
 
 
 def _rule(code: str) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kho_inspect.rules import blobs, expected, luo, memfd, memory, root_fdt, subnodes, tree
-from kho_inspect.rules.base import INFO, Finding, Need, Severity
+from kho_inspect.rules.base import INFO, Finding, Need
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Rule
 from kho_inspect.rules.statements import (
@@ -61,11 +61,6 @@ class Verdict:
     """Rules that were applied."""
 
     @property
-    def worst(self) -> Severity:
-        """INFO when there is no finding."""
-        return max((finding.severity for finding in self.findings), default=INFO)
-
-    @property
     def blocked_codes(self) -> frozenset[str]:
         """Codes of all rules that could not be applied."""
         return frozenset(code for group in self.blocked for code in group.codes)
@@ -105,6 +100,16 @@ def judge(case: Case, wanted: Callable[[str], bool] = lambda code: True) -> Verd
         blocked=tuple(Blocked(tuple(codes), reason) for reason, codes in blocked.items()),
         not_applicable=tuple(not_applicable),
         ran=ran,
+    )
+
+
+def unread(why: str, target_name: str = "") -> Verdict:
+    """The verdict on what could not be opened at all: nothing was checked."""
+    verdict = judge(Case(None, target_name=target_name), lambda code: False)
+    return replace(
+        verdict,
+        capture=Capture(CaptureState.INCOMPLETE, (why,)),
+        blocked=(Blocked(tuple(BY_CODE), why),),
     )
 
 

@@ -255,10 +255,10 @@ def command(data: bytes) -> None:
         it.check()
         if text.status == 3 and (name == "pack" or (name == "extract" and args[-1] == "--force")):
             # Damage costs itself: what can be shown can be taken out.
-            shown = in_process("show", *files, *_reading(name, reading >> 3))
+            shown = in_process("blobs", *files, *_reading(name, reading >> 3))
             assert shown.status == 3, text.stderr
         machine = in_process(*args, "--json")
-        check_result(name, machine, args)
+        check_result(name, machine, [*args, "--json"])
         assert machine.status == text.status, f"{machine.status} with --json, else {text.status}"
         assert "\n  try: " not in machine.stdout
         if machine.stdout:
@@ -297,22 +297,21 @@ def check_result(name: str, result: Result, args: Args) -> None:
     if result.status == 2:
         assert result.stderr.startswith("Usage: ")
     elif result.status == 3:
-        assert name == "locate" or not result.stdout
+        documents = {"--json", "json", "junit", "sarif", "github"} & {*args}
+        assert name == "locate" or bool(documents) == bool(result.stdout)
         assert result.stderr.startswith("kho-inspect: ") or (name == "locate" and result.stdout)
         assert len(result.stderr.splitlines()) <= 2
     elif result.status != 4 or result.stderr:
-        cautious = result.stderr.startswith("kho-inspect: caution: capture ")
+        cautious = result.stderr.startswith("kho-inspect: caution: ")
         assert cautious if result.status == 4 else not result.stderr, result.stderr
     _check_form(result, args)
 
 
 def _check_form(result: Result, args: Args) -> None:
     """What machines read can be read."""
-    if result.status in (2, 3) or result.stdout.startswith("{"):
-        return
-    if "junit" in args:
+    if result.stdout.startswith("{") or not result.stdout:
+        json.loads(result.stdout or "{}")
+    elif "junit" in args:
         ElementTree.fromstring(result.stdout)
-    elif "sarif" in args:
-        json.loads(result.stdout)
     elif args[0] == "expect":
         tomllib.loads(result.stdout)

@@ -123,7 +123,7 @@ def fdt(data: bytes) -> None:
         if not any("\\" in name for name in _names(root)):
             assert fdt_module.parse(fdt_blob(_tree(root))) == root
     with file_of(blob) as path, suppress(KhoError):
-        found = read_root_fdt(path, some_memory(), accept_unknown=True)
+        found = read_root_fdt(path, some_memory())
         assert len(found.data) == found.size
 
 
@@ -222,11 +222,11 @@ def blobs(data: bytes) -> None:
     seeds = images.handovers()
     seed = seeds[cursor.u8() % len(seeds)]
     sizes = [page_size_name(seed.shift)] * 8 + [*PAGE_SHIFTS, "auto"]
-    options = Options(page_size=sizes[cursor.u8() % len(sizes)], lenient=True)
+    options = Options(page_size=sizes[cursor.u8() % len(sizes)])
     patched = patch(seed, cursor)
     memory = memory_of(seed, patched)
     with file_of(patched.data[seed.dtb_at :]) as path, suppress(KhoError):
-        root = read_root_fdt(path, memory, accept_unknown=True)
+        root = read_root_fdt(path, memory)
         handover = inspect_opened(Opened(memory, root), options)
         check_handover(handover)
         verdict = judge(case_of(handover))

@@ -63,7 +63,7 @@ def fit(
     memory = open_memory(str(dump), base=base, blocks=blocks)
     tree = dump.with_name("given.dtb")
     tree.write_bytes(dtb)
-    root = read_root_fdt(str(tree), memory, accept_unknown=True)
+    root = read_root_fdt(str(tree), memory)
     if page_size == "auto":
         best, _ = find_page_size(memory, root.abi, root.root, root.memory_map or 1)
         geometry = best.geometry

@@ -16,12 +16,22 @@ _LEVEL = "level:none|note|warning|error"
 _OBJECTS: dict[str, str] = {
     "log": "$schema:uri version!:2.1.0 runs!:run[] inlineExternalProperties:any " + _BAG,
     "run": "tool!:tool results:result[] columnKind:utf16CodeUnits|unicodeCodePoints "
-    "invocations:any conversion:any language:any versionControlProvenance:any "
+    "invocations:invocation[] conversion:any language:any versionControlProvenance:any "
     "originalUriBaseIds:any artifacts:any logicalLocations:any graphs:any automationDetails:any "
     "runAggregates:any baselineGuid:any redactionTokens:any defaultEncoding:any "
     "defaultSourceLanguage:any newlineSequences:any externalPropertyFileReferences:any "
     "threadFlowLocations:any taxonomies:any addresses:any translations:any policies:any "
     "webRequests:any webResponses:any specialLocations:any " + _BAG,
+    "invocation": "executionSuccessful!:bool exitCode:any commandLine:any arguments:any "
+    "responseFiles:any startTimeUtc:any endTimeUtc:any exitCodeDescription:any "
+    "exitSignalName:any exitSignalNumber:any processStartFailureMessage:any machine:any "
+    "account:any processId:any executableLocation:any workingDirectory:any "
+    "environmentVariables:any stdin:any stdout:any stderr:any stdoutStderr:any "
+    "ruleConfigurationOverrides:any notificationConfigurationOverrides:any "
+    "toolExecutionNotifications:notification[] toolConfigurationNotifications:notification[] "
+    + _BAG,
+    "notification": f"message!:message {_LEVEL} locations:location[] descriptor:any threadId:any "
+    f"timeUtc:any exception:any associatedRule:any {_BAG}",
     "tool": "driver!:component extensions:component[] " + _BAG,
     "component": "name!:string version:string semanticVersion:string informationUri:uri "
     "fullName:string organization:string product:string downloadUri:uri guid:any "
@@ -83,6 +93,8 @@ def _check(kind: str, value: Any, path: str) -> None:
         _check_object(kind, value, path)
     elif kind == "bag":
         assert isinstance(value, dict), path
+    elif kind == "bool":
+        assert isinstance(value, bool), path
     elif kind == "index":
         assert isinstance(value, int), path
         assert -1 <= value < 1 << 63, path

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kho_inspect.errors import NotAHandoverError
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover
 from kho_inspect.render.names import message_text, path_name
@@ -291,13 +290,13 @@ def test_a_root_that_is_not_stored() -> None:
     assert (fault.paddr, path_name(fault.path)) == (image.root, "root")
 
 
-def test_a_root_outside_memory_ends_the_run() -> None:
+def test_a_root_outside_memory_is_a_fault() -> None:
     image = two_subtrees()
     image.root = 1 << 45
-    with pytest.raises(NotAHandoverError) as caught:
-        look(image, image.root_fdt())
-    assert caught.value.paddr == 1 << 45
-    assert caught.value.hint
+    handover = look(image, image.root_fdt())
+    fault = only_fault(handover, FaultKind.NODE_OUTSIDE)
+    assert (fault.paddr, path_name(fault.path)) == (1 << 45, "root")
+    assert handover.preserved.blocks == 0
 
 
 def test_a_map_of_zero_is_a_fault() -> None:
