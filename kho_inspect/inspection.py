@@ -198,17 +198,20 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
     if tree is None:
         blobs = tuple(replace(blob, preserved=None) for blob in blobs)
     boot_dtb = options.boot_dtb or root.boot_dtb
-    if located is None and (root.paddr is None or not (options.scratch or boot_dtb)):
-        located = locate(memory, limit=MAX_SCANNED)
+    boot = boot_dtb_pointer(boot_dtb, options.limits.fdt) if boot_dtb else None
+    if boot_dtb and boot is None:
+        words = "/chosen has no linux,kho-fdt of one address and size: it names no handover"
+        faults.add(FaultKind.BOOT_DTB, f"boot DTB {boot_dtb}: {words}")
+    located = located or locate(memory, limit=MAX_SCANNED)
     root = replace(root, paddr=_root_address(memory, root, located, preserved, log))
     if root.paddr is not None:
         # kho_init() preserves its page, the one page that the kernel allots it.
         kho = Owner(Subsystem.KHO)
         log.add(kho, ClaimKind.ROOT_FDT, root.paddr, geometry.page_size)
-    found_pointers = located.pointers if located else ()
-    pointers = tuple(pointer for pointer in found_pointers if pointer.fdt == root.paddr)
-    roots = {root.paddr, *(one.paddr for one in (located.fdts if located else ()))}
-    strays = (one for one in found_pointers if one.fdt_size is not None and one.fdt not in roots)
+    pointers = tuple(pointer for pointer in located.pointers if pointer.fdt == root.paddr)
+    roots = {root.paddr, *(one.paddr for one in located.fdts)}
+    strays = (one for one in located.pointers if one.fdt_size is not None and one.fdt not in roots)
+    own_scratch = read_scratch(memory, pointers)
     claims = log.result()
     return Handover(
         source=Source(
@@ -219,7 +222,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
             page_size_reason=reason,
             declared=memory.declared,
             stored=memory.stored,
-            ram=located.ram if located else (),
+            ram=located.ram,
         ),
         fdt=root,
         geometry=geometry,
@@ -230,10 +233,12 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         index=OwnerIndex(preserved, claims),
         # Without a map nothing is known to be preserved, or not to be.
         ownership=account(preserved, claims if tree else ClaimLog(geometry.shift).result()),
-        scratch=_scratch(memory, options, boot_dtb, pointers),
+        scratch=_scratch(memory, options, boot, own_scratch),
         pointers=pointers,
         faults=faults.result(),
         strays=tuple(strays),
+        scratch_found=own_scratch,
+        boot=boot,
     )
 
 
@@ -261,7 +266,7 @@ def _note_defects(root: RootFdt, geometry: PageGeometry, faults: FaultLog) -> No
 def _root_address(
     memory: PhysicalMemory,
     root: RootFdt,
-    located: Located | None,
+    located: Located,
     preserved: Preserved,
     log: ClaimLog,
 ) -> PhysAddr | None:
@@ -272,7 +277,7 @@ def _root_address(
     """
     if root.paddr is not None:
         return root.paddr
-    for found in located.fdts if located else ():
+    for found in located.fdts:
         if found.data == root.data:
             return found.paddr
     pages = unclaimed(preserved, log.result())
@@ -280,18 +285,13 @@ def _root_address(
 
 
 def _scratch(
-    memory: PhysicalMemory,
-    options: Options,
-    boot_dtb: str | None,
-    pointers: Sequence[Pointer],
+    memory: PhysicalMemory, options: Options, boot: Pointer | None, own: Scratch | None
 ) -> Scratch | None:
+    """The table that was given, else the dump's own."""
     if options.scratch:
         entries = tuple((extent.start, extent.size) for extent in options.scratch)
         return Scratch(entries, "--scratch", None)
-    if boot_dtb:
-        pointer = boot_dtb_pointer(boot_dtb, options.limits.fdt)
-        pointers = [pointer] if pointer else []
-    return read_scratch(memory, pointers)
+    return own if boot is None else read_scratch(memory, [boot])
 
 
 def _choose_geometry(

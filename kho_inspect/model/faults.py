@@ -14,6 +14,7 @@ class FaultKind(StrEnum):
 
     FDT_MAP_PROPERTY = "fdt-map-property"
     FDT_BLOB_PROPERTY = "fdt-blob-property"
+    BOOT_DTB = "boot-dtb"
     DUMP_INCOMPLETE = "dump-incomplete"
     NODE_OUTSIDE = "node-outside"
     NODE_NOT_STORED = "node-not-stored"

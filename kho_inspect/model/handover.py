@@ -146,8 +146,13 @@ class Handover:
     """Finds the claims on any memory."""
     ownership: Ownership
     scratch: Scratch | None
+    """The table that was given, else the dump's own."""
     pointers: tuple[Pointer, ...]
     """What in the dump points to this very root FDT."""
     faults: tuple[Fault, ...]
     strays: tuple[Pointer, ...] = ()
     """The setup_data entries that point to no root FDT at all."""
+    scratch_found: Scratch | None = None
+    """The table that ``pointers`` lead to, whatever was given."""
+    boot: Pointer | None = None
+    """What the boot DTB that was given names."""

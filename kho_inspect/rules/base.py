@@ -47,8 +47,20 @@ class Decision(Enum):
     REFUSES = "refuses"
     """It boots without the handover, or a subsystem without its part."""
     PANICS = "panics"
-    """It stops: by panic(), by a page fault, or without a word before its console is up."""
+    """It stops: by panic(), by a page fault, or with nothing printed before its console is up."""
     UNKNOWN = "unknown"
+
+
+class Evidence(Enum):
+    """What a finding rests on: whether it stands on an incomplete capture follows from that."""
+
+    MEMORY = "memory that the dump stores"
+    RAM = "where the machine has memory"
+    """A dump that lacks RAM makes such a finding too."""
+    FDT = "the bytes of the root FDT alone"
+    """It stands on any dump."""
+    READER = "the root FDT, and which kernel reads it"
+    """It stands on any dump, and is no defect of the handover."""
 
 
 class Subject(Enum):
@@ -112,6 +124,7 @@ class Finding:
     about: About
     decision: Decision
     """What the next kernel does because of it."""
+    evidence: Evidence
     places: tuple[Observation, ...]
     """Where it shows: the first place is the finding's own; at most ``MAX_PLACES``."""
     count: int

@@ -51,7 +51,7 @@ def memblock_property() -> None:
 
     Matters: the region is not found, and is allocated afresh, empty.
     Causes: damage to the blob.
-    Enforced by: ``reserve_mem_kho_revive()``: returns false.
+    Enforced by: ``reserve_mem_kho_revive()`` (7.1 to 7.3.4) returns false, and prints nothing.
     """
 
 
@@ -61,7 +61,8 @@ def region_compatible(case: Case) -> Iterator[Observation]:
 
     Matters: the region that the command line asks for is allocated afresh, empty.
     Causes: a newer writer; damage to the blob.
-    Enforced by: ``reserve_mem_kho_revive()``: "Node '…' is incompatible with 'reserve-mem-v1'".
+    Enforced by: ``reserve_mem_kho_revive()`` (7.1 to 7.3.4): "Node '…' is incompatible with
+    'reserve-mem-v1': …".
     """
     for _, memblock in case.contents(Memblock):
         for region in memblock.regions:
@@ -78,7 +79,8 @@ def region_unpreserved(case: Case) -> Iterator[Observation]:
     Matters: the next kernel takes the region over without reserving it: unpreserved, its pages are
     given to the allocator too, and two owners write to them. Outside RAM the contents are lost.
     Causes: a bit lost in the tree; a start or size overwritten.
-    Enforced by: no kernel: ``reserve_mem_kho_revive()`` calls ``reserved_mem_add()``.
+    Enforced by: no kernel checks this: ``reserve_mem_kho_revive()`` (7.1 to 7.3.4) calls
+    ``reserved_mem_add()``.
     """
     for found in case.claims.unpreserved(ClaimKind.REGION):
         yield replace(found, severity=None if case.in_ram(found.paddr) else ERROR)
@@ -90,7 +92,8 @@ def regions_overlap(case: Case) -> Iterator[Observation]:
 
     Matters: two users share memory, or one name finds only the first.
     Causes: a start or size overwritten.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): ``fdt_subnode_offset()`` takes the first of a
+    name.
     """
     unpreserved = [found.paddr for found in case.claims.unpreserved(ClaimKind.REGION)]
     for _, memblock in case.contents(Memblock):
@@ -113,9 +116,9 @@ def regions_overlap(case: Case) -> Iterator[Observation]:
 def metadata_short() -> None:
     """The kexec-metadata blob is as long as its struct.
 
-    Matters: the next kernel does not learn which kernel came before.
+    Matters: the next kernel cannot print which kernel came before.
     Causes: a wrong blob-size.
-    Enforced by: ``kho_in_kexec_metadata()``: "blob too small".
+    Enforced by: ``kho_in_kexec_metadata()`` (7.1 to 7.3.4): "kexec-metadata blob too small".
     """
 
 
@@ -125,7 +128,8 @@ def metadata_version(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel passes over another version.
     Causes: a newer writer; damage to the blob.
-    Enforced by: ``kho_in_kexec_metadata()``: "version … not supported (expected 1)".
+    Enforced by: ``kho_in_kexec_metadata()`` (7.1 to 7.3.4): "kexec-metadata version … not supported
+    (expected 1)"; nothing else was seen to happen in 7.3.4.
     """
     known = KHO_KEXEC_METADATA_VERSION
     for blob, metadata in case.contents(KexecMetadata):
@@ -140,7 +144,8 @@ def metadata_release(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel prints it.
     Causes: damage to the blob.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this: ``kho_in_kexec_metadata()`` (7.1 to 7.3.4) copies with
+    ``strscpy()``.
     """
     for blob, metadata in case.contents(KexecMetadata):
         if b"\0" not in metadata.raw_release:
@@ -154,7 +159,8 @@ def kho_test_property() -> None:
 
     Matters: the test cannot find its folios.
     Causes: damage to the blob.
-    Enforced by: ``kho_test_restore()``: -EINVAL, "KHO restore failed".
+    Enforced by: ``kho_test_restore_data()`` (7.1 to 7.3.4): -EINVAL, "test_kho: KHO restore
+    failed".
     """
 
 
@@ -162,9 +168,9 @@ def kho_test_property() -> None:
 def kho_test_magic(case: Case) -> Iterator[Observation]:
     """The kho_test magic is the one of the module.
 
-    Matters: the test refuses its own data.
+    Matters: the test fails before it looks at its data.
     Causes: damage to the blob.
-    Enforced by: ``kho_test_restore()``: -EINVAL, "KHO restore failed".
+    Enforced by: ``kho_test_restore()`` (7.1 to 7.3.4): -EINVAL, "test_kho: KHO restore failed".
     """
     for blob, test in case.contents(KhoTest):
         if test.magic != KHO_TEST_MAGIC:
@@ -178,7 +184,8 @@ def kho_test_checksum(case: Case) -> Iterator[Observation]:
 
     Matters: preserved memory changed on the way: what holds here holds for all preserved memory.
     Causes: an overlap with scratch; a wild write; a page that was not preserved.
-    Enforced by: ``kho_test_restore()``: "KHO restore failed".
+    Enforced by: ``kho_test_restore_data()`` (7.1 to 7.3.4): -EINVAL, "test_kho: KHO restore failed"
+    (seen in 7.3.4).
     """
     for blob, test in case.contents(KhoTest):
         if test.checksum_ok is False and len(test.phys) == test.nr_folios:
@@ -195,7 +202,8 @@ def kho_test_folios(case: Case) -> Iterator[Observation]:
 
     Matters: the test cannot restore them.
     Causes: an entry overwritten.
-    Enforced by: ``kho_restore_folio()``.
+    Enforced by: ``kho_restore_folio()`` (7.1 to 7.3.4) gives NULL, the checksum is then another:
+    "test_kho: KHO restore failed".
     """
     # Where its area is short, KHO413 or KHO417 says why.
     short = case.faults(FaultKind.VMALLOC_COUNT, FaultKind.VMALLOC_CYCLE)
@@ -210,7 +218,8 @@ def kho_test_unpreserved(case: Case) -> Iterator[Observation]:
 
     Matters: the test cannot restore them.
     Causes: a bit lost in the tree; an entry overwritten.
-    Enforced by: ``kho_restore_folio()``.
+    Enforced by: ``kho_restore_folio()`` (7.1 to 7.3.4) gives NULL, or a folio of another order; the
+    checksum is then another: "test_kho: KHO restore failed" (seen in 7.3.4).
     """
     if not any(case.faults(FaultKind.KHO_TEST_FOLIOS, FaultKind.KHO_TEST_NOT_STORED)):
         yield from case.claims.unpreserved(ClaimKind.TEST_FOLIO)
@@ -240,7 +249,7 @@ def content_unknown(case: Case) -> Iterator[Observation]:
 
     Matters: memory that belongs to an unknown one looks unowned, so orphans are not judged.
     Causes: a subsystem that is newer than this tool.
-    Enforced by: no kernel.
+    Enforced by: no kernel; it concerns this tool.
     """
     # KHO502 and KHO615 report these.
     reported = [subnode(name) for name in ("LUO", *KINDS)]
@@ -254,10 +263,11 @@ def content_unknown(case: Case) -> Iterator[Observation]:
 def known_blob_unreadable(case: Case) -> Iterator[Observation]:
     """Sub-nodes of known names hold what belongs there.
 
-    Matters: the subsystem refuses its own data and starts afresh. LUO's under another name is not
-    found: no kernel says so, and all sessions are lost.
+    Matters: the subsystem does not take the data, and starts afresh. LUO's under another name is
+    not found: no kernel prints that, and all sessions are lost.
     Causes: the blob was overwritten; a writer of another version.
-    Enforced by: the subsystem's ``fdt_node_check_compatible()``.
+    Enforced by: ``fdt_node_check_compatible()`` of the subsystem (7.1 to 7.3.4): "FDT 'memblock' is
+    incompatible with 'memblock-v1': 1", "test_kho: KHO restore failed" (both seen in 7.3.4).
     """
     for blob in case.handover.blobs:
         wanted = KINDS.get(blob.name)

@@ -13,7 +13,7 @@ from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.errors import FdtError
 from kho_inspect.model.contents import Content
 from kho_inspect.model.faults import Fault, FaultKind
-from kho_inspect.model.handover import Blob, Handover, Scratch
+from kho_inspect.model.handover import Blob, Handover, Pointer, Scratch
 from kho_inspect.model.identity import Message, Path, Step, StepKind
 from kho_inspect.model.luo import Luo, LuoFile, LuoSession
 from kho_inspect.rules.base import Need, Observation, Severity, Subject
@@ -34,6 +34,7 @@ _TREE_AND_FDT = frozenset(
         *BAD_POINTERS,
         FaultKind.NODE_NOT_STORED,
         FaultKind.FDT_MAP_PROPERTY,
+        FaultKind.BOOT_DTB,
         FaultKind.CHUNK_COUNT,
         FaultKind.CHUNK_ORDER,
         FaultKind.CHUNK_START,
@@ -44,7 +45,7 @@ _TREE_AND_FDT = frozenset(
         FaultKind.LIMIT,
     )
 )
-"""Damage that leaves every structure readable that says what memory is for."""
+"""Damage that leaves every structure readable from which memory gets its owner."""
 MAX_SCRATCH = 1024
 """Entries of a scratch table; kernels have one per NUMA node and two more."""
 ROOT: Path = (Step(StepKind.FDT),)
@@ -98,8 +99,6 @@ class Case:
         if self.handover.scratch is None:
             return None
         table, areas = self.scratch.table, self.scratch.areas
-        if table is not None and (not table.size or table.size % 16):
-            return f"scratch table is {table.size} bytes, should be a multiple of 16"
         if table is not None and table.size > MAX_SCRATCH * 16:
             return f"scratch table is {human_size(table.size)}, should be a few times 16"
         page, declared = self.handover.geometry.page_size, self.handover.source.declared
@@ -132,13 +131,13 @@ class Case:
 
     @property
     def misreads(self) -> bool:
-        """Whether pointers lead astray: damage, or dump and DTB that do not fit as opened."""
+        """Whether pointers lead elsewhere: damage, or dump and DTB that do not fit as opened."""
         if self.opened is None:
             return False
         tree = self.handover.tree
         unread = tree is not None and not tree.readable
-        astray = any(self.faults(*BAD_POINTERS, FaultKind.BLOB_OUTSIDE))
-        return unread or astray or self.map.is_late
+        elsewhere = any(self.faults(*BAD_POINTERS, FaultKind.BLOB_OUTSIDE))
+        return unread or elsewhere or self.map.is_late
 
     @property
     def foreign(self) -> bool:
@@ -169,13 +168,18 @@ class Case:
 
     def why(self, need: Need) -> str:
         """Why it is missing, and what to do."""
-        if need is Need.SCRATCH and self.opened is not None and self.handover.pointers:
-            source = self.handover.pointers[0].source
-            return (
-                f"the scratch table that {source} names is zero or not stored: "
-                "--scratch START+LEN, or --boot-dtb FILE"
-            )
-        return need.value
+        pointer: Pointer | None = None
+        if need is Need.SCRATCH and self.opened is not None:
+            pointer = self.handover.boot or next(iter(self.handover.pointers), None)
+        if pointer is None:
+            return need.value
+        table, size = pointer.scratch, min(pointer.scratch.size, MAX_SCRATCH * 16)
+        stored = any(part.contains(table.start, size) for part in self.handover.source.stored)
+        state = "zero" if stored else "not stored in the dump"
+        if size < 16:
+            state = f"{size} bytes, less than an entry"
+        words = f"scratch table that {pointer.source} names, {table}, is {state}"
+        return f"the {words}: --scratch START+LEN, or --boot-dtb FILE"
 
     @property
     def missing(self) -> set[Need]:

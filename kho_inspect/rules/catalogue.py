@@ -13,6 +13,7 @@ from kho_inspect.rules.base import (
     MAX_PLACES,
     About,
     Decision,
+    Evidence,
     Finding,
     Need,
     Observation,
@@ -23,7 +24,7 @@ from kho_inspect.rules.case import Case
 
 Check = Callable[[Case], Iterable[Observation]]
 T = TypeVar("T")
-Given: TypeAlias = Need | FaultKind | About | Decision | Subject
+Given: TypeAlias = Need | FaultKind | About | Decision | Evidence | Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,10 @@ class Rule:
     about: About
     decision: Decision
     """What the next kernel does because of a fatal finding."""
+    evidence: Evidence
     subject: Subject | None
     hides_owners: bool
-    """It is about what says whose memory is whose: damage there makes memory look unowned."""
+    """It is about what memory gets its owner from: damage there makes memory look unowned."""
 
     @property
     def title(self) -> str:
@@ -75,6 +77,7 @@ class Rule:
             hint=self.hint,
             about=self.about,
             decision=self.decision if severity is Severity.FATAL else Decision.ACCEPTS,
+            evidence=self.evidence,
             places=tuple(places[:MAX_PLACES]),
             count=sum(place.count for place in places),
         )
@@ -114,6 +117,7 @@ class Catalogue:
                     check=check,
                     about=next(_each(About, given), self.about),
                     decision=next(_each(Decision, given), self.decision),
+                    evidence=next(_each(Evidence, given), Evidence.MEMORY),
                     subject=next(_each(Subject, given), self.subject),
                     hides_owners=self.hides_owners,
                 )

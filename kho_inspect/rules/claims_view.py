@@ -1,4 +1,4 @@
-"""What rules ask of claims on memory: ``case.claims``."""
+"""What rules need to know of claims on memory: ``case.claims``."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def identity(case: Case) -> Iterator[Observation]:
 
     Matters: an image of another ABI is not the one that the job is about.
     Causes: another kernel, another configuration.
-    Enforced by: the expectation file.
+    Enforced by: no kernel; the expectation file does.
     """
     fdt, page_size = case.handover.fdt, page_size_name(case.handover.geometry.shift)
     held = {"compatible": fdt.compatible, "page_size": page_size}
@@ -46,9 +46,9 @@ def identity(case: Case) -> Iterator[Observation]:
 def names(case: Case) -> Iterator[Observation]:
     """Required sub-nodes and sessions are there, forbidden ones are not.
 
-    Matters: a subsystem that does not hand over loses its state silently.
+    Matters: the state of a subsystem that does not hand over is lost, with nothing printed.
     Causes: a module not loaded, a session not created.
-    Enforced by: the expectation file.
+    Enforced by: no kernel; the expectation file does.
     """
     held = {
         "subnodes": {node.name for node in case.handover.fdt.root.children},
@@ -68,7 +68,7 @@ def files(case: Case) -> Iterator[Observation]:
 
     Matters: a file that is not handed over is lost.
     Causes: userspace did not preserve it.
-    Enforced by: the expectation file.
+    Enforced by: no kernel; the expectation file does.
     """
     held = {(session.name, file.token): file for session, file in case.files()}
     for expectation, path in _expected(case, "files"):
@@ -88,7 +88,7 @@ def sizes(case: Case) -> Iterator[Observation]:
 
     Matters: preserved memory that grows from handover to handover is a leak.
     Causes: a user that preserves more than before, or does not clean up.
-    Enforced by: the expectation file.
+    Enforced by: no kernel; the expectation file does.
     """
     preserved, ownership = case.handover.preserved, case.handover.ownership
     for expectation, path in _expected(case, "preserved", "max_orphan_bytes", "owners"):
@@ -114,7 +114,7 @@ def ranges(case: Case) -> Iterator[Observation]:
 
     Matters: a region at a fixed address is lost when it is not.
     Causes: a region that moved or was not preserved.
-    Enforced by: the expectation file.
+    Enforced by: no kernel; the expectation file does.
     """
     for expectation, path in _expected(case, "ranges"):
         start, size = expectation.value["start"], expectation.value["size"]

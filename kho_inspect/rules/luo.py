@@ -10,7 +10,17 @@ from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import text_of
 from kho_inspect.model.identity import ClaimKind, Owner, Place, Step, StepKind
 from kho_inspect.model.luo import LUO, Luo
-from kho_inspect.rules.base import ERROR, FATAL, INFO, WARNING, Need, Observation, Subject
+from kho_inspect.rules.base import (
+    ERROR,
+    FATAL,
+    INFO,
+    WARNING,
+    About,
+    Evidence,
+    Need,
+    Observation,
+    Subject,
+)
 from kho_inspect.rules.case import Case, in_blob, repeated, subnode
 from kho_inspect.rules.catalogue import Catalogue, not_saved
 from kho_inspect.rules.claims_view import is_sessions
@@ -29,10 +39,10 @@ _DAMAGE = "memory corruption in the old kernel: look up who owns the page with a
 def luo_short() -> None:
     """The LUO blob is as long as its struct.
 
-    Matters: what would be lost is unknown to LUO, and it panics.
+    Matters: LUO panics rather than go on without state that it cannot read.
     Causes: a wrong blob-size; an ABI mix-up.
-    Enforced by: ``luo_early_startup()`` of 7.2 and 7.3: "LUO state is too small (… < 32)", panic.
-    7.1 reads the FDT by its own size.
+    Enforced by: ``luo_early_startup()`` of 7.2 and 7.3.4: "LUO state is too small (… < 32)", panic.
+    7.1 reads the FDT by its own size, whatever blob-size is.
     """
 
 
@@ -40,10 +50,11 @@ def luo_short() -> None:
 def luo_incompatible(case: Case) -> Iterator[Observation]:
     """The LUO blob is of the version that kernels of this ABI (or the target) accept.
 
-    Matters: what would be lost is unknown to LUO, and it panics.
+    Matters: LUO panics rather than go on without state that it cannot read.
     Causes: a live update across a LUO version; damage to the blob.
     Enforced by: ``luo_early_startup()``: 7.2 and 7.3 print "LUO state is incompatible with
-    'luo-v5'", 7.1 "FDT 'LUO' is incompatible with 'luo-v1'", and ``luo_restore_fail()`` panics.
+    'luo-v5'", 7.1 "FDT 'LUO' is incompatible with 'luo-v1' [1]", and ``luo_restore_fail()`` panics
+    (seen in 7.3.4 and 7.1.13).
     """
     abi = case.consumer
     if not abi.luo:
@@ -66,11 +77,13 @@ def luo_incompatible(case: Case) -> Iterator[Observation]:
 def luo_property() -> None:
     """A luo-v1 FDT has the nodes luo-session and luo-flb, and their properties of 8 bytes each.
 
-    Matters: what would be lost is unknown to LUO, and it panics. A node that is missing does not
-    mean that nothing was serialized: then its header counts nothing.
+    Matters: LUO panics rather than go on without state that it cannot read. A node that is missing
+    does not mean that nothing was serialized: then its header counts nothing.
     Causes: damage to the blob; a writer of another version.
     Enforced by: ``luo_session_setup_incoming()`` and ``luo_flb_setup_incoming()`` up to 7.1:
-    -EINVAL or -ENOENT for a node, its string or its header; ``luo_early_startup()`` panics.
+    "Unable to get FLB node [luo-flb]", "FLB node is incompatible with 'luo-flb-v1' [1]", "Unable to
+    get FLB header property …", and ``luo_early_startup()`` panics (all seen in 7.1.13). 7.2 and
+    7.3.4 have no such FDT.
     """
 
 
@@ -81,7 +94,8 @@ def chain_cycle() -> None:
     Matters: of sessions 7.2 and 7.3 panic; of files every session is lost, as /dev/liveupdate
     cannot be opened. luo-v1 (up to 7.1) has no chains.
     Causes: a block's link overwritten.
-    Enforced by: ``kho_block_set_is_cyclic()``: "Block set is corrupted", -EINVAL.
+    Enforced by: ``kho_block_set_is_cyclic()`` of 7.2 and 7.3.4: "Block set is corrupted", -EINVAL
+    (of files seen in 7.3.4: data lost).
     """
 
 
@@ -92,13 +106,16 @@ def chain_cycle() -> None:
     FaultKind.BLOCK_OUTSIDE,
     FaultKind.BLOCK_MISALIGNED,
     FaultKind.LUO_ARRAY_MISSING,
+    Evidence.RAM,
 )
 def chain_unreadable() -> None:
     """Pointers to session, file and FLB blocks or arrays lead into RAM, to a page.
 
     Matters: the next kernel dereferences them without a check.
     Causes: a pointer overwritten.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): "unable to handle page fault" and panic (seen
+    in 7.3.4 of sessions and FLBs, in 7.1.13 of sessions). Off a page, junk is read: all sessions
+    were lost in 7.1.13.
     """
 
 
@@ -109,6 +126,7 @@ def chain_unreadable() -> None:
     FaultKind.BLOCK_NOT_STORED,
     FaultKind.LUO_ARRAY_NOT_STORED,
     FaultKind.MEMFD_NOT_STORED,
+    About.CAPTURE,
 )
 def luo_not_stored() -> None:
     """LUO's structures are stored in the dump.
@@ -134,7 +152,10 @@ def count_over_capacity(case: Case) -> Iterator[Observation]:
     as /dev/liveupdate cannot be opened. Of an array 7.1 reads entries out of the memory behind it,
     and any kernel does of FLBs.
     Causes: a count overwritten.
-    Enforced by: ``kho_block_set_restore()``: "Block contains invalid entry count", -EINVAL.
+    Enforced by: ``kho_block_set_restore()`` of 7.2 and 7.3.4: "Block contains invalid entry count:
+    …", -EINVAL (of sessions seen in 7.3.4). No kernel checks arrays and FLBs: 7.1.13 was seen to
+    print "Failed to insert session [] -17" or "No registered handler for compatible ''", and to
+    lose all.
     """
     yield from case.observed(FaultKind.BLOCK_COUNT, FaultKind.LUO_COUNT)
     for found in case.observed(FaultKind.BLOCK_EMPTY):
@@ -149,7 +170,8 @@ def session_name_empty(case: Case) -> Iterator[Observation]:
     Matters: userspace asks for a session by its name. Of two without one the second is refused,
     and with it all: every open of /dev/liveupdate fails.
     Causes: an entry overwritten with zeros, or a count too high.
-    Enforced by: ``luo_session_insert()``: -EEXIST for the second; no kernel for one.
+    Enforced by: ``luo_session_insert()`` (7.1 to 7.3.4): "Failed to insert session [] -17", for the
+    second. No kernel checks the first.
     """
     for session in case.sessions():
         if not session.name:
@@ -162,7 +184,8 @@ def session_name_unterminated(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel cuts the name to 63 bytes: userspace does not find the session.
     Causes: an entry overwritten.
-    Enforced by: ``luo_session_deserialize()`` copies with ``strscpy()``.
+    Enforced by: ``luo_session_alloc()`` (7.1 to 7.3.4) copies with ``strscpy()``, and prints
+    nothing. Seen in 7.3.4 and 7.1.13: -ENOENT for the session by its name.
     """
     for session in case.sessions():
         if b"\0" not in session.raw_name and session.path not in case.memfds.broken:
@@ -177,7 +200,8 @@ def session_name_duplicate(case: Case) -> Iterator[Observation]:
     Matters: the second of a name is refused, and then all sessions are lost: every open of
     /dev/liveupdate fails with -EIO.
     Causes: an entry overwritten with a copy of another.
-    Enforced by: ``luo_session_insert()``: -EEXIST.
+    Enforced by: ``luo_session_insert()`` (7.1 to 7.3.4): "Failed to insert session […] -17". All
+    sessions were seen to be lost in 7.3.4.
     """
     named = [session for session in case.sessions() if session.name]
     for session, _ in repeated(named, lambda session: session.name):
@@ -191,7 +215,9 @@ def file_count(case: Case) -> Iterator[Observation]:
     Matters: 7.2 and 7.3 compare the two, and lose all sessions: every open of /dev/liveupdate fails
     with -EIO. 7.1 goes by the count alone and loses what lies behind it.
     Causes: a count overwritten; a chain that ends early.
-    Enforced by: ``luo_file_deserialize()``: "File count mismatch: expected …, found …", -EINVAL.
+    Enforced by: ``luo_file_deserialize()`` of 7.2 and 7.3.4: "File count mismatch: expected …,
+    found …", -EINVAL. No kernel up to 7.1 compares them. A list at address 0 with a count is an
+    empty session, behind a WARN_ON (seen in 7.3.4 and 7.1.13).
     """
     for session in case.sessions():
         listed, counted = len(session.files), plural(session.count, "file")
@@ -206,7 +232,8 @@ def token_duplicate(case: Case) -> Iterator[Observation]:
 
     Matters: userspace asks for a file by its token and gets the first.
     Causes: an entry overwritten with a copy of another.
-    Enforced by: ``luo_preserve_file()`` of the old kernel: -EEXIST; not by the next one.
+    Enforced by: ``luo_retrieve_file()`` (7.1 to 7.3.4) takes the first, and prints nothing.
+    ``luo_preserve_file()`` of the old kernel: -EEXIST.
     """
     for session in case.sessions():
         for file, _ in repeated(session.files, lambda file: file.token):
@@ -221,7 +248,8 @@ def handler_unknown(case: Case) -> Iterator[Observation]:
     Matters: all sessions are lost, not only this one: every open of /dev/liveupdate fails with
     -EIO. 6.19 loses the rest of this session only.
     Causes: a handler that the next kernel does not have; damage to the string.
-    Enforced by: ``luo_file_deserialize()``: "No registered handler for compatible '…'", -ENOENT.
+    Enforced by: ``luo_file_deserialize()`` (7.1; ``luo_file_deserialize_one()`` in 7.2 and 7.3.4):
+    "No registered handler for compatible '…'", -ENOENT (seen in 7.1.13; all was lost in 7.3.4 too).
     """
     abi = case.consumer
     for session, file in case.files():
@@ -242,11 +270,12 @@ def handler_unknown(case: Case) -> Iterator[Observation]:
 def page_under_two_files(case: Case) -> Iterator[Observation]:
     """No page belongs to two files.
 
-    Matters: whichever file is retrieved second loses: of a folio with -EIO, behind a warning that
+    Matters: the file that is retrieved second fails: of a folio with -EIO, behind a warning that
     with panic_on_warn is a panic. Of a descriptor, a table or a list of files it reads memory that
     the first has freed; 7.2 and 7.3 write to it too (``kho_block_set_shrink()``).
     Causes: a folio table entry overwritten with a copy of another.
-    Enforced by: ``kho_restore_page()``: WARN_ON_ONCE, as the page has no magic any more.
+    Enforced by: ``kho_restore_page()`` (7.1 to 7.3.4): WARN_ON_ONCE and NULL, as the page has no
+    magic any more. Two files with one descriptor were seen in 7.1.13: -EOPNOTSUPP for the second.
     """
     yield from case.observed(*page_under_two_files.faults)
     # A list or descriptor with two owners takes all that it leads to with it: one finding.
@@ -284,7 +313,8 @@ def flb_malformed(case: Case) -> Iterator[Observation]:
     Matters: the handler does not find its data. In 7.1 to 7.3 the only one is the kernel's own
     liveupdate test. The number of pages is never read.
     Causes: an entry or the header overwritten.
-    Enforced by: ``luo_flb_retrieve_one()`` compares names: -ENOENT.
+    Enforced by: ``luo_flb_retrieve_one()`` (7.1 to 7.3.4) compares names: -ENOENT, and prints
+    nothing.
     """
     for _, luo in case.contents(Luo):
         named = []
@@ -306,7 +336,9 @@ def luo_unpreserved(case: Case) -> Iterator[Observation]:
     Matters: it is overwritten before LUO reads it: pointers and counts are then junk, and following
     them is a page fault. Of a memfd's descriptor only the file is lost.
     Causes: a bit lost in the tree.
-    Enforced by: ``kho_restore_free()`` warns, after the data has been read.
+    Enforced by: no kernel checks it before reading: ``kho_restore_free()`` (7.1 to 7.3.4) warns
+    afterwards. Panics were seen of a file block and the FLB page in 7.3.4, of the session array and
+    the FLB page in 7.1.13; of a descriptor -EOPNOTSUPP in 7.3.4.
     """
     yield from case.claims.unpreserved(
         ClaimKind.SESSION_ARRAY,
@@ -327,7 +359,9 @@ def not_serialized(case: Case) -> Iterator[Observation]:
     With users of FLBs, which are counted at reboot too, sessions were lost. The header of luo-v1 is
     always there: 7.1 reads one at address 0 without a check.
     Causes: a dump taken before the jump; no live update session at all; a pointer overwritten.
-    Enforced by: no kernel: no sessions is a valid state.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): no sessions is a valid state.
+    ``luo_session_setup_incoming()`` returns 0 for a pointer of 0 in 7.2 and 7.3, and reads through
+    it in 7.1.
     """
     for blob, luo in case.contents(Luo):
         if luo.complete() or (*subnode(blob.name), Step(StepKind.SESSIONS)) in case.memfds.broken:
@@ -352,5 +386,6 @@ def record_uncounted() -> None:
     Matters: the next kernel goes by the count: what stands behind it is lost without a message.
     Writers fill zeroed memory from the start on, and clear what they take back.
     Causes: a count overwritten.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): sessions behind a low count were seen to be
+    lost in 7.3.4 and 7.1.13, with nothing printed.
     """

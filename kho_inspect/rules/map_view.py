@@ -1,4 +1,4 @@
-"""What rules ask of the map and of the memory that it preserves: ``case.map``."""
+"""What rules need to know of the map and of the memory that it preserves: ``case.map``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MANY_BAD = 8
 MAX_LIKELY_ORDER = 18
 """1 GiB pages on 4K, the largest that any writer preserves as one block."""
 MANY_RUNS = 64
-"""Runs of blocks that make no sense from which on the bitmaps may be recycled memory."""
+"""Runs of blocks that no writer makes from which on the bitmaps may be recycled memory."""
 
 
 class MapView:

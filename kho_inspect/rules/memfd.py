@@ -12,7 +12,16 @@ from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.layouts.memfd import FOLIO_DIRTY, FOLIO_UPTODATE, MEMFD_SEALS
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import ClaimKind, Step, StepKind, above
-from kho_inspect.rules.base import ERROR, FATAL, WARNING, Need, Observation, Severity, Subject
+from kho_inspect.rules.base import (
+    ERROR,
+    FATAL,
+    WARNING,
+    Evidence,
+    Need,
+    Observation,
+    Severity,
+    Subject,
+)
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.rules.memfds_view import MAX_PAGES
@@ -44,14 +53,17 @@ def _folios(
             )
 
 
-@CATALOGUE.fault_rule("KHO518", FATAL, _LOST, FaultKind.MEMFD_MISSING, FaultKind.MEMFD_MISALIGNED)
+@CATALOGUE.fault_rule(
+    "KHO518", FATAL, _LOST, FaultKind.MEMFD_MISSING, FaultKind.MEMFD_MISALIGNED, Evidence.RAM
+)
 def descriptor_unreadable() -> None:
     """A file's data points to its descriptor: a page in RAM.
 
     Matters: the next kernel reads through the pointer without a check: a page fault outside RAM;
     off a page, other fields are taken for pointers.
     Causes: an entry overwritten.
-    Enforced by: no kernel: ``memfd_luo_retrieve()`` calls ``kho_restore_free()`` after use.
+    Enforced by: no kernel checks this: ``memfd_luo_retrieve()`` (7.1 to 7.3.4) reads through it:
+    "unable to handle page fault" and panic, outside RAM and off a page (both seen in 7.3.4).
     """
 
 
@@ -61,7 +73,8 @@ def seals_unknown(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel refuses a file with seals it does not know.
     Causes: a newer writer; a damaged descriptor.
-    Enforced by: ``memfd_luo_retrieve()``: -EOPNOTSUPP.
+    Enforced by: ``memfd_luo_retrieve()`` (7.1 to 7.3.4): -EOPNOTSUPP, and no message. memfd-v1 (up
+    to 7.0) has no seals.
     """
     for file, memfd in case.memfds:
         unknown = (memfd.seals or 0) & ~sum(MEMFD_SEALS)
@@ -76,7 +89,8 @@ def flags_unknown(case: Case) -> Iterator[Observation]:
 
     Matters: no kernel up to 7.3 reads the field.
     Causes: a newer writer; a damaged descriptor.
-    Enforced by: no kernel: ``memfd_luo_retrieve()`` checks the seals only.
+    Enforced by: no kernel checks this: ``memfd_luo_retrieve()`` (7.1 to 7.3.4) checks the seals
+    only (seen in 7.3.4 and 7.1.13: nothing lost).
     """
     for file, memfd in case.memfds:
         if memfd.flags:
@@ -90,7 +104,8 @@ def folios_beyond_table(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel reads on into the guard page behind the table: a page fault.
     Causes: a damaged descriptor; a vmalloc area that lost pages.
-    Enforced by: no kernel: ``memfd_luo_retrieve_folios()`` goes by nr_folios alone.
+    Enforced by: no kernel checks this: ``memfd_luo_retrieve_folios()`` (7.1 to 7.3.4) goes by
+    nr_folios alone.
     """
     short = list(case.observed(*folios_beyond_table.faults))
     if not short:
@@ -112,7 +127,8 @@ def folio_unpreserved(case: Case) -> Iterator[Observation]:
 
     Matters: its page is allocated to another user: the file's content is overwritten.
     Causes: a bit lost in the tree; a folio table entry overwritten.
-    Enforced by: ``kho_restore_folio()``: the whole file fails.
+    Enforced by: ``memfd_luo_retrieve_folios()`` (7.1 to 7.3.4): "Unable to restore folio at
+    physical address: …", -EIO (seen in 7.3.4 and 7.1.13).
     """
     return case.claims.unpreserved(ClaimKind.FOLIO, but=case.memfds.distrusted)
 
@@ -123,7 +139,8 @@ def folio_not_head(case: Case) -> Iterator[Observation]:
 
     Matters: only the head of a block can be restored.
     Causes: a folio table entry off by some pages; a stray key of a higher order.
-    Enforced by: ``kho_restore_folio()``: the whole file fails.
+    Enforced by: ``memfd_luo_retrieve_folios()`` (7.1 to 7.3.4): "Unable to restore folio at
+    physical address: …", -EIO.
     """
     return case.claims.inside_blocks(ClaimKind.FOLIO, but=case.memfds.distrusted)
 
@@ -134,7 +151,8 @@ def folio_pfn_zero(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel passes such an entry over: the file has a hole there.
     Causes: an entry overwritten with zeros; nr_folios too high.
-    Enforced by: ``memfd_luo_retrieve_folios()`` passes it over.
+    Enforced by: no kernel checks this: ``memfd_luo_retrieve_folios()`` (7.1 to 7.3.4) passes it
+    over, and the hole reads as zeros (seen in 7.3.4 and 7.1.13).
     """
     words = "has pfn 0, should be a page frame"
     return _folios(case, words, lambda memfd: np.flatnonzero(memfd.table.pfn == 0))
@@ -163,7 +181,8 @@ def folios_overlap(case: Case) -> Iterator[Observation]:
 
     Matters: only one of the two can stand in the page cache: retrieving the file fails.
     Causes: an index overwritten.
-    Enforced by: ``shmem_add_to_page_cache()``: -EEXIST.
+    Enforced by: ``shmem_add_to_page_cache()`` (7.1 to 7.3.4): "failed to add to page cache folio
+    index 1: -17", -EEXIST (seen in 7.3.4).
     """
     return _folios(case, "overlaps another in the file", _overlapping)
 
@@ -175,7 +194,8 @@ def folio_beyond_size(case: Case) -> Iterator[Observation]:
     Matters: what lies beyond the end is never seen: the file lacks it at its own place, or its
     size is too small and the tail is cut off.
     Causes: an index or the size overwritten.
-    Enforced by: no kernel: ``memfd_luo_retrieve_folios()`` inserts the folio at any index.
+    Enforced by: no kernel checks this: ``memfd_luo_retrieve_folios()`` (7.1 to 7.3.4) inserts the
+    folio at any index (seen in 7.3.4: its own place reads as zeros).
     """
 
     def beyond(memfd: Memfd) -> intervals.I64:
@@ -191,7 +211,9 @@ def file_gaps(case: Case) -> Iterator[Observation]:
 
     Matters: preserving a memfd fills its holes, so a gap is lost data that reads as zeros.
     Causes: an entry or the size overwritten; nr_folios too low.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): zeros were read for nr_folios 0 in 7.3.4 and
+    7.1.13. A size beyond the folios was accepted by both, one of 2^63 and more lost the content in
+    7.3.4.
     """
     page = case.handover.geometry.page_size
     for file, memfd in case.memfds.odd():
@@ -224,7 +246,8 @@ def folio_not_uptodate(case: Case) -> Iterator[Observation]:
     write all folios UPTODATE; 6.19 (memfd-v1) copies the folio's own flag, and one that is not
     has no content: a warning.
     Causes: an entry overwritten; a folio allocated but never filled.
-    Enforced by: ``shmem_get_folio_gfp()``: ``clear_highpage()``, when the file is read.
+    Enforced by: ``shmem_get_folio_gfp()`` (7.2 and 7.3.4): ``clear_highpage()``, when the file is
+    read; no message (zeros seen in 7.1.13).
     """
     return _folios(case, "is not UPTODATE", _without(FOLIO_UPTODATE), WARNING)
 
@@ -236,7 +259,8 @@ def folio_not_dirty(case: Case) -> Iterator[Observation]:
     Matters: a clean page of a memfd may be dropped under memory pressure, and there is no disk
     to read it from again. Preserving marks all folios dirty.
     Causes: an entry overwritten; an old writer.
-    Enforced by: no kernel: ``memfd_luo_retrieve_folios()`` takes the flag as it is.
+    Enforced by: no kernel checks this: ``memfd_luo_retrieve_folios()`` (7.1 to 7.3.4) takes the
+    flag as it is.
     """
     return _folios(case, "is not DIRTY", _without(FOLIO_DIRTY))
 
@@ -247,7 +271,7 @@ def folio_flags_unknown(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel ignores what it does not know.
     Causes: a newer writer; an entry overwritten.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): seen in 7.3.4 to cost nothing.
     """
     known = FOLIO_DIRTY | FOLIO_UPTODATE
     return _folios(
@@ -261,7 +285,8 @@ def folio_table_junk(case: Case) -> Iterator[Observation]:
 
     Matters: the file cannot be retrieved; the kernel would restore pages that are not its own.
     Causes: the table's page was recycled or overwritten.
-    Enforced by: ``kho_restore_folio()``, at the first entry that names no preserved folio.
+    Enforced by: ``memfd_luo_retrieve_folios()`` (7.1 to 7.3.4): "Unable to restore folio at
+    physical address: …", -EIO, at the first entry that names no preserved folio.
     """
     for file, memfd in case.memfds.junk():
         yield Observation(
@@ -286,7 +311,8 @@ def folio_repeated(case: Case) -> Iterator[Observation]:
 
     Matters: the second time the folio cannot be restored, and the whole file fails.
     Causes: an entry overwritten with a copy of another.
-    Enforced by: ``kho_restore_folio()``: NULL, "Unable to restore folio at physical address", -EIO.
+    Enforced by: ``memfd_luo_retrieve_folios()`` (7.1 to 7.3.4): "Unable to restore folio at
+    physical address: …", -EIO, as ``kho_restore_page()`` took the magic away.
     """
     return _folios(case, "stands in the table before", _repeated)
 
@@ -298,7 +324,8 @@ def folio_index_misaligned(case: Case) -> Iterator[Observation]:
     Matters: the page cache holds a folio at such an index only: it is stored at another than its
     own. With CONFIG_DEBUG_VM the next kernel stops at a VM_BUG_ON_FOLIO.
     Causes: an index overwritten; a stray key of a higher order over the folio.
-    Enforced by: ``shmem_add_to_page_cache()``, with CONFIG_DEBUG_VM only.
+    Enforced by: ``shmem_add_to_page_cache()`` (7.2 and 7.3.4): VM_BUG_ON_FOLIO, with
+    CONFIG_DEBUG_VM only.
     """
     words = "has an index that is no multiple of its pages"
     return _folios(case, words, lambda memfd: np.flatnonzero(_off(memfd)))

@@ -1,4 +1,4 @@
-"""What rules ask of preserved memfds: ``case.memfds``."""
+"""What rules need to know of preserved memfds: ``case.memfds``."""
 
 from __future__ import annotations
 

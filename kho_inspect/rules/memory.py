@@ -13,7 +13,9 @@ from kho_inspect.rules.base import (
     FATAL,
     MAX_PLACES,
     WARNING,
+    About,
     Decision,
+    Evidence,
     Need,
     Observation,
     Severity,
@@ -29,6 +31,7 @@ scratch_rule = CATALOGUE.needing(Need.SCRATCH, Need.SOUND_SCRATCH).rule
 
 _IN_SCRATCH = "the old kernel must not preserve scratch memory: find who allocated it there"
 _ORPHAN = "find who preserved it (owners lists the neighbours): the next kernel never frees it"
+_GIVEN = "leave --scratch and --boot-dtb out, unless the dump's own table was overwritten"
 _NO_TABLE = "the table was overwritten, or is not the right one"
 _SECTION = {16: 29}
 """Page shift → log2 of the memory that has struct pages together, where that is not 27."""
@@ -59,7 +62,9 @@ def _ranges(
         yield Observation(message, paddr, severity=severity, cause=cause, count=len(starts))
 
 
-@tree_rule("KHO301", FATAL, "a stray bit in the tree; or the dump lacks RAM: --map, --base")
+@tree_rule(
+    "KHO301", FATAL, "a stray bit in the tree; or the dump lacks RAM: --map, --base", Evidence.RAM
+)
 def block_outside_ram(case: Case) -> Iterator[Observation]:
     """Preserved blocks lie in RAM.
 
@@ -67,7 +72,8 @@ def block_outside_ram(case: Case) -> Iterator[Observation]:
     (128 MiB, with 64K pages 512 MiB) that has some RAM; without RAM the write is a page fault
     before the console is up. Within a section that has RAM nothing is lost: a warning.
     Causes: a stray bit in the tree; a dump that does not cover all RAM.
-    Enforced by: no kernel: ``kho_preserved_memory_reserve()`` takes any address.
+    Enforced by: no kernel checks this: ``kho_preserved_memory_reserve()`` (7.1 to 7.3.4) takes any
+    address.
     """
     outside = intervals.subtract(case.map.preserved.merged, case.map.ram)
     section = _SECTION.get(case.handover.geometry.shift, 27) - case.handover.geometry.shift
@@ -86,7 +92,8 @@ def blocks_overlap(case: Case) -> Iterator[Observation]:
 
     Matters: the second restore finds no head and fails, or frees pages of the first.
     Causes: a page preserved by itself and as part of a folio; a stray bit.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): of two blocks with one head, the smaller
+    order is read last and is what restores. Nothing was seen in 7.3.4, of blocks without a user.
     """
     # One stray block of a high order lies over many: they are reported as one.
     reported: set[tuple[int, int]] = set()
@@ -111,7 +118,9 @@ def block_in_scratch(case: Case) -> Iterator[Observation]:
     Matters: the next kernel allocates from scratch before it looks at the map: the data is
     overwritten.
     Causes: memory of a movable allocation preserved where it stood.
-    Enforced by: ``kho_scratch_overlap()``, in debug builds only.
+    Enforced by: no kernel checks it when it is handed over. ``kho_preserve_folio()`` and
+    ``kho_preserve_pages()`` of the old kernel do: ``kho_scratch_overlap()``, -EINVAL, with
+    CONFIG_KEXEC_HANDOVER_DEBUG only (7.0, 7.2 and 7.3.4).
     """
     for area in case.scratch.areas:
         shared = intervals.intersect(case.map.preserved.merged, case.map.pages([area]))
@@ -124,16 +133,20 @@ def scratch_malformed(case: Case) -> Iterator[Observation]:
     """The scratch table is a list of areas with sizes.
 
     Matters: until the preserved memory is known, the next kernel allocates from scratch areas
-    only: without any it dies early. One area of size 0 among others is passed over: a warning.
+    only: without any it stops early. One area of size 0 among others is passed over: a warning.
     Causes: the table's page was recycled; a wrong address.
-    Enforced by: ``kho_populate()``: "failed to memremap scratch" for a table of size 0 or over
-    256 KiB; ``memblock_add()`` accepts any area.
+    Enforced by: ``kho_populate()`` (7.1 to 7.3.4): "failed to memremap scratch" for a table of size
+    0 or over 256 KiB, "disabling KHO revival". ``memblock_add()`` accepts any area; a size that is
+    no multiple of 16 is rounded down (seen in 7.3.4).
     """
     scratch, path = case.scratch, _source(case.scratch)
     table = scratch.table.start if scratch.table else None
     if case.scratch_trouble is not None:
         yield Observation(case.scratch_trouble, table, path)
         return
+    if scratch.table and scratch.table.size % 16:
+        words = f"scratch table is {scratch.table.size} bytes, should be a multiple of 16"
+        yield Observation(words, table, path, WARNING)
     for number, (addr, size) in itertools.islice(enumerate(scratch.entries), MAX_LISTED):
         if not size or addr + size > 1 << 64:
             words = f"scratch area {number} is {addr:#x}+{size:#x}, should have a size and an end"
@@ -147,7 +160,7 @@ def scratch_overlaps(case: Case) -> Iterator[Observation]:
 
     Matters: one is counted twice, and the next kernel has less memory to boot in than it needs.
     Causes: a damaged table.
-    Enforced by: no kernel: ``memblock_add()`` merges them.
+    Enforced by: no kernel checks this: ``memblock_add()`` (7.1 to 7.3.4) merges them.
     """
     for before, after in itertools.pairwise(sorted(case.scratch.areas)):
         if before.overlaps(after):
@@ -161,7 +174,9 @@ def scratch_misaligned(case: Case) -> Iterator[Observation]:
 
     Matters: the old kernel allots them as whole CMA areas; anything else is damage.
     Causes: a damaged table; a wrong --scratch.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4). A comment in 7.3.4 says what it may cost with
+    CONFIG_DEFERRED_STRUCT_PAGE_INIT: a crash, as the page allocator reads struct pages that are not
+    initialized.
     """
     page = case.handover.geometry.page_size
     for area in case.scratch.areas:
@@ -170,13 +185,16 @@ def scratch_misaligned(case: Case) -> Iterator[Observation]:
             yield Observation(words, area.start, _source(case.scratch))
 
 
-@scratch_rule("KHO307", ERROR, "the table is another machine's, or the dump lacks RAM")
+@scratch_rule(
+    "KHO307", ERROR, "the table is another machine's, or the dump lacks RAM", Evidence.RAM
+)
 def scratch_outside_ram(case: Case) -> Iterator[Observation]:
     """Scratch areas lie in RAM.
 
     Matters: the next kernel boots in them.
     Causes: a damaged table; a dump that does not cover all RAM.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this: ``memblock_add()`` (7.1 to 7.3.4) makes it memory to
+    allocate from. Nothing was seen in 7.3.4, which had other areas.
     """
     for area in case.scratch.areas:
         if not _in_ram(case, area):
@@ -198,7 +216,8 @@ def orphans(case: Case) -> Iterator[Observation]:
 
     Matters: no user restores or frees an orphan: a leak that grows with each handover.
     Causes: a user that failed half-way and did not unpreserve; a stray bit.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): the memory stays reserved (seen in 7.3.4:
+    nothing else).
     """
     # A stray block in the wrong place is reported as that by its own rule.
     misplaced = [case.map.node_pfns, case.map.doubtful]
@@ -215,7 +234,8 @@ def dangling(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel allocates unpreserved pages to other users; the data is overwritten.
     Causes: a missing ``kho_preserve_*()`` call; a bit lost in the tree.
-    Enforced by: ``kho_restore_page()``, for memory that is restored as folios.
+    Enforced by: ``kho_restore_page()`` (7.1 to 7.3.4): WARN_ON_ONCE and NULL, for memory that is
+    restored. No kernel checks the rest.
     """
     return case.claims.unpreserved(ClaimKind.STRUCTURE, ClaimKind.CONTENT)
 
@@ -226,7 +246,8 @@ def shared(case: Case) -> Iterator[Observation]:
 
     Matters: both restore it; the second fails, or both write to it.
     Causes: a stale pointer; a page preserved for two users.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): ``kho_restore_page()`` clears the page's
+    magic for the first that restores it; the second gets NULL.
     """
     # What reaches too far is reported by its own rule, KHO603 or KHO409.
     too_far = case.claims.unpreserved_owners(ClaimKind.REGION, ClaimKind.BLOB)
@@ -240,3 +261,24 @@ def shared(case: Case) -> Iterator[Observation]:
             by: tuple[str | Place, ...] = (" and by ", *others) if others else ()
             words = f"{human_size(extent.size)} at {extent} is claimed by "
             yield Observation((words, first, *by), extent.start, first.path)
+
+
+@CATALOGUE.rule("KHO311", WARNING, _GIVEN, Need.SCRATCH, About.CAPTURE)
+def scratch_contradicted(case: Case) -> Iterator[Observation]:
+    """The scratch areas that were given are those of the dump's own table.
+
+    Matters: the next kernel goes by the table; what is said of scratch here goes by what was given.
+    Causes: a mistyped --scratch, or one area of several; the boot DTB of another boot; a table
+    that was overwritten.
+    Enforced by: no kernel; it concerns the capture.
+    """
+    given, own = case.scratch, case.handover.scratch_found
+    if own is not None and set(given.areas) != set(own.areas):
+        words = f"{given.source} names {_listed(given)}; {own.source} names {_listed(own)}"
+        yield Observation(words, own.table and own.table.start, _source(own))
+
+
+def _listed(scratch: Scratch) -> str:
+    named = ", ".join(map(str, scratch.areas[:MAX_LISTED])) or "no area"
+    more = len(scratch.areas) - MAX_LISTED
+    return f"{named} and {more:,} more" if more > 0 else named

@@ -11,7 +11,17 @@ from kho_inspect.errors import TruncatedFdtError
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Pointer
 from kho_inspect.model.identity import Step, StepKind
-from kho_inspect.rules.base import ERROR, FATAL, INFO, WARNING, About, Decision, Need, Observation
+from kho_inspect.rules.base import (
+    ERROR,
+    FATAL,
+    INFO,
+    WARNING,
+    About,
+    Decision,
+    Evidence,
+    Need,
+    Observation,
+)
 from kho_inspect.rules.case import ROOT, Case, fdt_property, in_blob, repeated, subnode
 from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.units import Extent, human_size, plural
@@ -30,13 +40,15 @@ MAX_COMMAND_LINE = 2048
 _REFUSED = "disabling KHO revival:"
 
 
-@any_rule("KHO101", FATAL, _CAPTURE, Decision.REFUSES)
+@any_rule("KHO101", FATAL, _CAPTURE, Decision.REFUSES, Evidence.FDT)
 def fdt_invalid(case: Case) -> Iterator[Observation]:
     """The root FDT is a well-formed device tree.
 
     Matters: the next kernel checks the header before anything else and drops the handover.
     Causes: the page was overwritten between serialization and the jump, or the capture is torn.
-    Enforced by: ``fdt_check_header()`` in ``kho_populate()``: "disabling KHO revival".
+    Enforced by: ``fdt_check_header()`` in ``kho_populate()`` (7.1 to 7.3.4): "handover FDT (0x…) is
+    invalid: -9", "disabling KHO revival" (seen in 7.3.4). It checks the header only: sub-nodes
+    behind damage further down are not found, and nothing is printed.
     """
     error = case.fdt_error
     if error is not None and not isinstance(error, TruncatedFdtError):
@@ -56,14 +68,15 @@ def fdt_truncated(case: Case) -> Iterator[Observation]:
         yield Observation(case.fdt_error.message, None, ROOT)
 
 
-@rule("KHO103", FATAL, "find out what adds so many sub-nodes")
+@rule("KHO103", FATAL, "find out what adds so many sub-nodes", Evidence.FDT)
 def fdt_oversized(case: Case) -> Iterator[Observation]:
     """The root FDT fits into one page.
 
     Matters: the writer allots exactly one page and the next kernel maps and preserves one page:
     what lies beyond it is memory of another user.
     Causes: too many or too long sub-nodes, or a damaged totalsize.
-    Enforced by: the page-sized buffer of ``fdt_create()`` in the old kernel; not by the next one.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): ``kho_populate()`` maps one page, and what it
+    reads behind that is a page fault. The old kernel's ``fdt_create()`` has a buffer of one page.
     """
     size, page = case.handover.fdt.size, case.handover.source.page_size
     if size > page:
@@ -71,14 +84,16 @@ def fdt_oversized(case: Case) -> Iterator[Observation]:
         yield case.in_fdt(f"root FDT is {size} bytes, {words}")
 
 
-@rule("KHO104", INFO, "--target KERNEL decides for a kernel that is known")
+@rule("KHO104", INFO, "--target KERNEL decides for a kernel that is known", Evidence.READER)
 def compatible_unknown(case: Case) -> Iterator[Observation]:
-    """The root's compatible string is an ABI that this program knows.
+    """The root's compatible string is an ABI in this program's table.
 
     Matters: a kernel accepts exactly its own string. What a kernel of an unknown ABI does with
-    the rest is unknown; read as another ABI (--assume-abi), it is a guess.
+    the rest is unknown; read as another ABI (--assume-abi), it may be read wrongly.
     Causes: a development kernel, a downstream ABI, or damage.
-    Enforced by: ``fdt_node_check_compatible()`` in ``kho_populate()``: "disabling KHO revival".
+    Enforced by: ``fdt_node_check_compatible()`` in ``kho_populate()`` (7.1 to 7.3.4): "handover FDT
+    (0x…) is incompatible with 'kho-v4': 1" (7.1: 'kho-v3'), "disabling KHO revival" (seen in 7.3.4
+    of kho-v9).
     """
     root = case.handover.fdt
     if not root.known or root.assumed:
@@ -89,14 +104,23 @@ def compatible_unknown(case: Case) -> Iterator[Observation]:
         yield case.in_fdt(words, fdt_property("compatible"))
 
 
-@rule("KHO105", FATAL, "boot a kernel whose KHO ABI is the same", Need.TARGET, Decision.REFUSES)
+@rule(
+    "KHO105",
+    FATAL,
+    "boot a kernel whose KHO ABI is the same",
+    Need.TARGET,
+    Decision.REFUSES,
+    Evidence.READER,
+)
 def compatible_not_targets(case: Case) -> Iterator[Observation]:
     """The root's compatible string is the target kernel's.
 
     Matters: the ABI has no backward compatibility; the target drops the handover. Of several
     strings in the property any may be the target's.
     Causes: a live update across an ABI bump.
-    Enforced by: ``fdt_node_check_compatible()`` in ``kho_populate()``: "disabling KHO revival".
+    Enforced by: ``fdt_node_check_compatible()`` in ``kho_populate()`` (7.1 to 7.3.4): "handover FDT
+    (0x…) is incompatible with 'kho-v4': 1", "disabling KHO revival" (seen in 7.3.4 of kho-v9, in
+    7.1.13 of kho-v4).
     """
     root, target = case.handover.fdt, case.target
     names = (root.root.prop("compatible") or b"").split(b"\0")
@@ -106,25 +130,27 @@ def compatible_not_targets(case: Case) -> Iterator[Observation]:
         yield case.in_fdt(words, fdt_property("compatible"))
 
 
-@rule("KHO106", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES)
+@rule("KHO106", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES, Evidence.FDT)
 def map_missing(case: Case) -> Iterator[Observation]:
     """The root has the property that points to the preserved-memory map.
 
-    Matters: without it the next kernel knows of no preserved page and drops the handover.
+    Matters: without it the next kernel finds no preserved page and drops the handover.
     Causes: an FDT that was never finalized.
-    Enforced by: ``kho_populate()``: "disabling KHO revival".
+    Enforced by: ``kho_get_mem_map_phys()`` in ``kho_populate()`` (7.1 to 7.3.4): "failed to get
+    preserved memory map" (7.0: "memory bitmaps"), "disabling KHO revival" (seen in 7.3.4).
     """
     if case.handover.fdt.root.prop(MAP_PROPERTY) is None:
         yield case.in_fdt(f"{_REFUSED} property {MAP_PROPERTY!r} is missing, should be 8 bytes")
 
 
-@rule("KHO107", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES)
+@rule("KHO107", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES, Evidence.FDT)
 def map_missized(case: Case) -> Iterator[Observation]:
     """The map property is 8 bytes.
 
     Matters: the next kernel reads a u64 and drops the handover when the size is another.
     Causes: an ABI mix-up, or damage.
-    Enforced by: ``kho_populate()``: "disabling KHO revival".
+    Enforced by: ``kho_get_mem_map_phys()`` in ``kho_populate()`` (7.1 to 7.3.4): "failed to get
+    preserved memory map" (7.0: "memory bitmaps"), "disabling KHO revival".
     """
     data = case.handover.fdt.root.prop(MAP_PROPERTY)
     if data is not None and len(data) != 8:
@@ -132,13 +158,15 @@ def map_missized(case: Case) -> Iterator[Observation]:
         yield case.in_fdt(words, fdt_property(MAP_PROPERTY))
 
 
-@rule("KHO108", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES)
+@rule("KHO108", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES, Evidence.FDT)
 def map_zero(case: Case) -> Iterator[Observation]:
     """The map property is not zero.
 
     Matters: zero is what the property holds before serialization; the handover is dropped.
     Causes: kexec without a finished serialization.
-    Enforced by: ``kho_populate()``: "disabling KHO revival".
+    Enforced by: ``kho_populate()`` (7.1 to 7.3.4): "disabling KHO revival", with no line before it.
+    A kernel whose walk of the map fails boots, prints nothing, and every subsystem finds nothing
+    (``kho_mem_retrieve()``). Only a map property that is refused here makes it fail.
     """
     if case.handover.fdt.memory_map == 0:
         words = f"{_REFUSED} property {MAP_PROPERTY!r} is zero, should be an address"
@@ -151,7 +179,9 @@ def fdt_unpreserved(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel uses the FDT until late in boot; unpreserved it is overwritten.
     Causes: a bit lost in the tree.
-    Enforced by: no kernel; ``kho_init()`` of the old kernel preserves the page.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): ``kho_retrieve_subtree()`` reads the FDT
+    until module init. Of one overwritten by then it gives -ENOENT, and all data is lost, or
+    -EINVAL, on which LUO panics. ``kho_init()`` of the old kernel preserves the page.
     """
     handover = case.handover
     paddr = handover.fdt.paddr
@@ -168,7 +198,8 @@ def duplicate_names(case: Case) -> Iterator[Observation]:
 
     Matters: ``kho_retrieve_subtree()`` finds the first of a name; the other's data is lost.
     Causes: a subsystem that registers twice.
-    Enforced by: ``kho_add_subtree()`` of the old kernel; not by the next one.
+    Enforced by: ``fdt_subnode_offset()`` in ``kho_retrieve_subtree()`` (7.1 to 7.3.4) takes the
+    first, and prints nothing. ``kho_add_subtree()`` of the old kernel (7.3.4): -EEXIST.
     """
     for node, count in repeated(case.handover.fdt.root.children, lambda node: node.name):
         words = f"sub-node {node.name!r} is there {count} times, should be once"
@@ -181,7 +212,8 @@ def duplicate_addresses(case: Case) -> Iterator[Observation]:
 
     Matters: each of two owners of one blob frees or rewrites what the other still uses.
     Causes: a stale pointer, or damage.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4). What stands there is of one kind: the other
+    subsystem finds it incompatible, on which LUO panics (seen in 7.3.4).
     """
     names: dict[int, str] = {}
     for blob in case.handover.blobs:
@@ -211,7 +243,8 @@ def compatible_composite(case: Case) -> Iterator[Observation]:
 
     Matters: a composite (``kho-v4;radix-v1``) is a proposal; it was read by its first known part.
     Causes: a development kernel.
-    Enforced by: ``fdt_node_check_compatible()``: kernels of today compare the whole string.
+    Enforced by: ``fdt_node_check_compatible()`` in ``kho_populate()`` (7.1 to 7.3.4) compares the
+    whole string: "incompatible with", "disabling KHO revival" (KHO105 with --target).
     """
     root = case.handover.fdt
     if root.known and not root.assumed and root.compatible != root.abi.compatible:
@@ -224,13 +257,14 @@ def compatible_composite(case: Case) -> Iterator[Observation]:
 def setup_data_wrong(case: Case) -> Iterator[Observation]:
     """The x86 setup_data entry names this root FDT, and a scratch table in RAM.
 
-    Matters: it is all that the next kernel knows of the handover. Copies of the entry may stand in
+    Matters: the next kernel finds the handover by it alone. Copies of the entry may stand in
     RAM: the one in a scratch area, where kexec loads its segments, is in force; without such a
     one, all are. After several handovers stale entries are normal: a warning.
     Causes: the entry was overwritten, or the root FDT moved.
-    Enforced by: ``kho_populate()``: "handover FDT (0x…) is invalid", "failed to memremap FDT" or
-    "failed to memremap scratch" for a size of 0 or over 256 KiB, "disabling KHO revival". For a
-    table shorter than an entry, or outside RAM, it dies later, without memory to boot in.
+    Enforced by: ``kho_populate()`` (7.1 to 7.3.4): "handover FDT (0x…) is invalid: -9" (seen in
+    7.3.4), "failed to memremap FDT" or "failed to memremap scratch" for a size of 0 or over 256
+    KiB, "disabling KHO revival". For a table shorter than an entry, or outside RAM, it stops later,
+    without memory to boot in.
     """
     own, areas = case.handover.pointers, _areas(case)
     entries = [one for one in (*own, *case.handover.strays) if one.fdt_size is not None]
@@ -249,6 +283,19 @@ def setup_data_wrong(case: Case) -> Iterator[Observation]:
         if trouble is not None:
             path = (Step(StepKind.POINTER, one.source),)
             yield Observation(f"{one.source} {trouble}", one.where.start, path, severity, one.fdt)
+
+
+@CATALOGUE.needing(Need.FDT).fault_rule(
+    "KHO115", WARNING, "give the DTB of that very boot", FaultKind.BOOT_DTB, About.CAPTURE
+)
+def boot_dtb_empty() -> None:
+    """The boot DTB given with --boot-dtb names a handover.
+
+    Matters: it has no scratch table then, and the dump's own table is read instead.
+    Causes: the DTB of another boot, or as it was before kexec added to it.
+    Enforced by: no kernel; it concerns the capture. ``early_init_dt_check_kho()`` (7.3.4) boots
+    without KHO, and prints nothing, where either property is not one address and size.
+    """
 
 
 def _areas(case: Case) -> tuple[Extent, ...]:

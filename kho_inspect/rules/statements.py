@@ -9,17 +9,11 @@ from enum import Enum
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import Message
 from kho_inspect.model.luo import Luo
-from kho_inspect.rules.base import About, Decision, Finding, Severity
+from kho_inspect.rules.base import About, Decision, Evidence, Finding, Severity
 from kho_inspect.rules.case import Case
 
 MAX_REASONS = 8
 """Reasons that a statement lists; the findings have them all."""
-_ALONE = frozenset({"KHO101", "KHO103", "KHO104", "KHO105", "KHO106", "KHO107", "KHO108"})
-"""Rules that look at the bytes of the root FDT alone: they stand on any dump."""
-_OF_THE_READER = frozenset({"KHO104", "KHO105"})
-"""Rules on who reads the handover: they are no defect of it."""
-_MAY_LACK_RAM = frozenset({"KHO202", "KHO301", "KHO307", "KHO406", "KHO420", "KHO505", "KHO518"})
-"""Rules on memory outside RAM: a dump that lacks RAM makes them too."""
 
 
 class CaptureState(Enum):
@@ -51,12 +45,13 @@ class Capture:
 
     def leaves(self, finding: Finding) -> bool:
         """Whether a finding stands whatever the capture lacks."""
-        if self.state is CaptureState.COMPLETE or finding.code in _ALONE:
+        of_fdt = finding.evidence in (Evidence.FDT, Evidence.READER)
+        if self.state is CaptureState.COMPLETE or of_fdt:
             return True
         return (
             self.state is CaptureState.INCOMPLETE
             and finding.about is About.HANDOVER
-            and finding.code not in _MAY_LACK_RAM
+            and finding.evidence is not Evidence.RAM
         )
 
 
@@ -163,7 +158,7 @@ def integrity_of(case: Case, capture: Capture, findings: Sequence[Finding], ran:
             finding.severity
             for finding in findings
             if finding.about is About.HANDOVER
-            and finding.code not in _OF_THE_READER
+            and finding.evidence is not Evidence.READER
             and capture.leaves(finding)
         ),
         default=Severity.INFO,

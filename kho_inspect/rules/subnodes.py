@@ -16,6 +16,7 @@ from kho_inspect.rules.base import (
     FATAL,
     WARNING,
     About,
+    Evidence,
     Need,
     Observation,
     Severity,
@@ -57,7 +58,7 @@ def _missized(case: Case, name: str | None) -> Iterator[Observation]:
 
 
 def _by_node(name: str, found: Observation) -> Observation:
-    """The finding, as bad as its subsystem takes it."""
+    """The finding, as grave as what its subsystem does because of it."""
     return replace(found, severity=_REFUSED.get(name))
 
 
@@ -68,8 +69,9 @@ def address_missing(case: Case) -> Iterator[Observation]:
     Matters: without LUO's the next kernel panics; kexec-metadata is passed over; any other
     subsystem starts afresh, and its data is lost.
     Causes: damage; the property of another ABI version (then KHO405 names it).
-    Enforced by: ``kho_retrieve_subtree()``: -EINVAL. ``luo_early_startup()`` of 7.1 to 7.3 then
-    calls ``luo_restore_fail()``: panic.
+    Enforced by: ``kho_retrieve_subtree()`` (7.1 to 7.3.4): -EINVAL. Of LUO then "failed to retrieve
+    LUO state 'LUO' from KHO: -22" (7.1: "FDT 'LUO'") and "The incoming tree failed to initialize
+    properly [-22]": panic (as for KHO403).
     """
     return _missing(case, case.handover.fdt.abi.blob_property)
 
@@ -81,8 +83,9 @@ def address_missized(case: Case) -> Iterator[Observation]:
     Matters: without LUO's the next kernel panics; kexec-metadata is passed over; any other
     subsystem starts afresh, and its data is lost.
     Causes: damage.
-    Enforced by: ``kho_retrieve_subtree()``: -EINVAL. ``luo_early_startup()`` of 7.1 to 7.3 then
-    calls ``luo_restore_fail()``: panic.
+    Enforced by: ``kho_retrieve_subtree()`` (7.1 to 7.3.4): -EINVAL. Of LUO then "failed to retrieve
+    LUO state 'LUO' from KHO: -22" (7.1: "FDT 'LUO'") and "The incoming tree failed to initialize
+    properly [-22]": panic (as for KHO403).
     """
     return _missized(case, case.handover.fdt.abi.blob_property)
 
@@ -94,8 +97,8 @@ def size_missing(case: Case) -> Iterator[Observation]:
     Matters: without LUO's the next kernel panics; kexec-metadata is passed over; any other
     subsystem starts afresh, and its data is lost.
     Causes: damage; a sub-node written by the rules of kho-v2.
-    Enforced by: ``kho_retrieve_subtree()`` from 7.1: "broken KHO subnode '…': missing or invalid
-    blob-size property", -EINVAL; then as for KHO401.
+    Enforced by: ``kho_retrieve_subtree()`` (7.1 to 7.3.4): -EINVAL, "broken KHO subnode '…':
+    missing or invalid blob-size property"; of LUO then as for KHO401 (seen in 7.3.4).
     """
     return _missing(case, case.handover.fdt.abi.blob_size_property)
 
@@ -107,8 +110,8 @@ def size_missized(case: Case) -> Iterator[Observation]:
     Matters: without LUO's the next kernel panics; kexec-metadata is passed over; any other
     subsystem starts afresh, and its data is lost.
     Causes: damage.
-    Enforced by: ``kho_retrieve_subtree()`` from 7.1: "broken KHO subnode '…': missing or invalid
-    blob-size property", -EINVAL; then as for KHO401.
+    Enforced by: ``kho_retrieve_subtree()`` (7.1 to 7.3.4): -EINVAL, "broken KHO subnode '…':
+    missing or invalid blob-size property"; of LUO then as for KHO401.
     """
     return _missized(case, case.handover.fdt.abi.blob_size_property)
 
@@ -120,7 +123,7 @@ def property_of_other_abi(case: Case) -> Iterator[Observation]:
     Matters: ``fdt`` is kho-v1's, ``preserved-data`` kho-v2's and later, ``blob-size`` kho-v3's and
     later. A kernel looks for its own only.
     Causes: a compatible string that was not bumped with the ABI, or damage to it.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): a property of another name is passed over.
     """
     abi = case.handover.fdt.abi
     own = {abi.blob_property, abi.blob_size_property}
@@ -135,7 +138,7 @@ def property_of_other_abi(case: Case) -> Iterator[Observation]:
                 )
 
 
-@rule("KHO406", FATAL, _STALE, FaultKind.BLOB_OUTSIDE)
+@rule("KHO406", FATAL, _STALE, FaultKind.BLOB_OUTSIDE, Evidence.RAM)
 def blob_outside(case: Case) -> Iterator[Observation]:
     """Blobs lie in RAM.
 
@@ -143,7 +146,9 @@ def blob_outside(case: Case) -> Iterator[Observation]:
     memblock even before the console is up. A blob that only ends outside RAM has a wrong size,
     which costs no more than its tail.
     Causes: damage to the FDT page; a blob-size that was overwritten.
-    Enforced by: no kernel: ``kho_retrieve_subtree()`` returns the address as it is.
+    Enforced by: no kernel checks this: ``kho_retrieve_subtree()`` (7.1 to 7.3.4) returns the
+    address as it is. Seen in 7.3.4: of LUO "unable to handle page fault" and panic, of memblock a
+    hang.
     """
     for found in case.observed(*blob_outside.faults):
         yield replace(found, severity=ERROR if case.in_ram(found.paddr) else None)
@@ -178,7 +183,8 @@ def blob_unpreserved(case: Case) -> Iterator[Observation]:
     Matters: the next kernel allocates the pages to other users before the subsystem reads them.
     What it then reads as LUO's is incompatible: panic.
     Causes: a missing preserve call in the writer; a bit lost in the tree.
-    Enforced by: no kernel; ``kho_add_subtree()`` relies on its caller.
+    Enforced by: no kernel checks this (7.1 to 7.3.4); ``kho_add_subtree()`` relies on its caller.
+    LUO's was seen once in 7.3.4 to be read before others used its page.
     """
     for blob, _ in _unpreserved(case, from_start=True):
         words = f"blob of sub-node {blob.name!r} at {blob.paddr:#x} is not preserved"
@@ -191,7 +197,8 @@ def blob_too_long(case: Case) -> Iterator[Observation]:
 
     Matters: the tail is overwritten, or the size is wrong and the reader runs into other memory.
     Causes: a wrong blob-size; only the first page preserved.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): a blob that is an FDT is read by its own
+    size; LUO (7.2, 7.3) and kexec-metadata check the least size only.
     """
     for blob, missing in _unpreserved(case, from_start=False):
         extent = f"{human_size(blob.size or 0)} at {blob.paddr:#x}"
@@ -205,7 +212,8 @@ def blob_not_fdt() -> None:
 
     Matters: the subsystem checks for one and refuses.
     Causes: the blob was overwritten, or the pointer is stale.
-    Enforced by: the subsystem's ``fdt_node_check_compatible()``.
+    Enforced by: ``fdt_node_check_compatible()`` of the subsystem (7.0): -9. Of LUO 7.0 panics
+    (KHO502).
     """
 
 
@@ -215,7 +223,7 @@ def blob_too_large() -> None:
 
     Matters: blobs of today are a page or a few; this one is not read at all.
     Causes: a damaged blob-size.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): no reader of today has an upper bound.
     """
 
 
@@ -225,7 +233,9 @@ def blob_fdt_size(case: Case) -> Iterator[Observation]:
 
     Matters: the reader takes the FDT's totalsize unchecked and runs past the blob, or refuses it.
     Causes: a wrong blob-size; an FDT that was overwritten.
-    Enforced by: the subsystem's ``fdt_check_header()``, in part.
+    Enforced by: ``fdt_node_check_compatible()`` of the subsystem (7.1 to 7.3.4) checks magic,
+    version and that totalsize is a number; not blob-size (seen in 7.1.13: too short a one costs
+    nothing). "FDT 'memblock' is incompatible with 'memblock-v1': -1" was seen in 7.3.4.
     """
     addresses = Counter(blob.paddr for blob in case.handover.blobs)
     for blob in case.handover.blobs:
@@ -246,7 +256,8 @@ def vmalloc_count() -> None:
 
     Matters: the area cannot be restored; everything in it is lost.
     Causes: a chunk overwritten or truncated; a damaged descriptor.
-    Enforced by: ``kho_restore_vmalloc()``: returns NULL.
+    Enforced by: ``kho_restore_vmalloc()`` (7.1 to 7.3.4): NULL. A memfd then fails with -EINVAL
+    (seen in 7.3.4), kho_test with "KHO restore failed".
     """
 
 
@@ -256,7 +267,8 @@ def vmalloc_misaligned(case: Case) -> Iterator[Observation]:
 
     Matters: restore looks for a preserved head there and finds none.
     Causes: a chunk overwritten; a wrong order in the descriptor.
-    Enforced by: ``kho_restore_vmalloc()``, by way of the missing head.
+    Enforced by: ``kho_restore_page()`` (7.1 to 7.3.4) finds no head there: WARN_ON_ONCE and NULL. A
+    memfd then fails with -EINVAL, kho_test with "KHO restore failed".
     """
     short = {fault.path for fault in case.faults(FaultKind.VMALLOC_COUNT)}
     for found in case.observed(*vmalloc_misaligned.faults):
@@ -270,7 +282,8 @@ def vmalloc_unpreserved(case: Case) -> Iterator[Observation]:
 
     Matters: the area cannot be restored; everything in it is lost.
     Causes: a bit lost in the tree.
-    Enforced by: ``kho_restore_page()``: the page has no magic.
+    Enforced by: ``kho_restore_page()`` (7.1 to 7.3.4): WARN_ON_ONCE and NULL, as the page has no
+    magic. Seen in 7.3.4: a memfd fails with -EINVAL, kho_test with "KHO restore failed".
     """
     return case.claims.unpreserved(*_PAGES)
 
@@ -281,7 +294,8 @@ def vmalloc_not_head(case: Case) -> Iterator[Observation]:
 
     Matters: only the head of a block can be restored.
     Causes: a stray key of a higher order over the area's pages.
-    Enforced by: ``kho_restore_page()``: the page has no magic.
+    Enforced by: ``kho_restore_page()`` (7.1 to 7.3.4): WARN_ON_ONCE and NULL, as the page has no
+    magic. A memfd then fails with -EINVAL, kho_test with "KHO restore failed".
     """
     return case.claims.inside_blocks(*_PAGES, but=case.memfds.distrusted)
 
@@ -293,8 +307,9 @@ def vmalloc_chain(case: Case) -> Iterator[Observation]:
     Matters: the area cannot be restored; everything in it is lost. A link that leads outside RAM
     is followed all the same: a page fault.
     Causes: a chunk's link overwritten.
-    Enforced by: ``kho_restore_vmalloc()``: returns NULL once the chunks name more pages than
-    total_pages, or a chunk is restored a second time.
+    Enforced by: ``kho_restore_vmalloc()`` (7.1 to 7.3.4): NULL once the chunks name more pages than
+    total_pages, or a chunk is restored a second time ("KHO restore failed" of kho_test seen in
+    7.3.4). No kernel checks where a link leads.
     """
     for found in case.observed(*vmalloc_chain.faults):
         yield replace(found, severity=None if case.in_ram(found.paddr) else FATAL)
@@ -306,7 +321,8 @@ def vmalloc_flags() -> None:
 
     Matters: the next kernel ignores the bits that it does not know.
     Causes: a newer writer; a damaged descriptor.
-    Enforced by: no kernel: ``kho_flags_to_vmalloc()`` masks them off.
+    Enforced by: no kernel checks this: ``kho_flags_to_vmalloc()`` (7.1 to 7.3.4) masks them off
+    (seen in 7.3.4: nothing lost).
     """
 
 
@@ -316,7 +332,8 @@ def vmalloc_order() -> None:
 
     Matters: the page count is computed with it.
     Causes: a damaged descriptor.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks the order: ``kho_restore_vmalloc()`` (7.1 to 7.3.4) returns NULL
+    where one entry covers more than total_pages.
     """
 
 
@@ -327,13 +344,15 @@ def vmalloc_order() -> None:
     FaultKind.VMALLOC_CHUNK_OUTSIDE,
     FaultKind.VMALLOC_CHUNK_MISALIGNED,
     Subject.VMALLOC,
+    Evidence.RAM,
 )
 def vmalloc_chunk_unreadable() -> None:
     """The links of a chunk list lead to pages in RAM.
 
     Matters: ``kho_restore_vmalloc()`` reads through them without a check: a page fault.
     Causes: a chunk's link, or the descriptor, overwritten.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this: ``kho_restore_vmalloc()`` (7.1 to 7.3.4) reads
+    ``chunk->phys[0]``: "unable to handle page fault" in ``memfd_luo_retrieve()`` (seen in 7.1.13).
     """
 
 
@@ -360,7 +379,8 @@ def vmalloc_chunk_unpreserved(case: Case) -> Iterator[Observation]:
 
     Matters: the list of the area's pages is overwritten before it is read.
     Causes: a bit lost in the tree.
-    Enforced by: no kernel; the next kernel reads chunks without restoring them first.
+    Enforced by: no kernel checks it before reading: ``kho_restore_vmalloc()`` (7.1 to 7.3.4)
+    restores a chunk when it has read it, and then returns NULL.
     """
     return case.claims.unpreserved(
         ClaimKind.FOLIO_TABLE_CHUNK, ClaimKind.FOLIOS_INFO_CHUNK, ClaimKind.VMALLOC_CHUNK
@@ -373,5 +393,6 @@ def vmalloc_duplicate() -> None:
 
     Matters: the second restore of a page fails, and with it the area.
     Causes: an entry of a chunk overwritten with a copy of another.
-    Enforced by: ``kho_restore_page()``: the page has no magic any more.
+    Enforced by: ``kho_restore_page()`` (7.1 to 7.3.4): WARN_ON_ONCE and NULL, as the page has no
+    magic any more. A memfd then fails with -EINVAL, kho_test with "KHO restore failed".
     """

@@ -17,6 +17,7 @@ from kho_inspect.rules.base import (
     WARNING,
     About,
     Decision,
+    Evidence,
     Need,
     Observation,
     Subject,
@@ -50,7 +51,7 @@ def late_dump(case: Case) -> Iterator[Observation]:
     """The pages of the tree still hold the tree.
 
     Matters: once the next kernel has freed its boot memory, tree pages are recycled. The FDT is
-    whole but points at junk: one cause, not a hundred corruptions, so nothing behind it is judged.
+    whole but points at junk: that is one cause, and nothing behind it is judged.
     Causes: a dump taken after boot; dump and DTB of different boots.
     Enforced by: no kernel; it concerns the capture.
     """
@@ -70,13 +71,18 @@ def late_dump(case: Case) -> Iterator[Observation]:
     )
 
 
-@node_rule("KHO202", FATAL, _TOGETHER + _DAMAGE, FaultKind.NODE_OUTSIDE, Subject.RADIX)
+@node_rule(
+    "KHO202", FATAL, _TOGETHER + _DAMAGE, FaultKind.NODE_OUTSIDE, Subject.RADIX, Evidence.RAM
+)
 def node_outside() -> None:
     """Tree pointers lead into RAM.
 
     Matters: the next kernel dereferences them without a check and crashes or reads other data.
     Causes: memory corruption; for the root also a dump that belongs to another DTB, or --base.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4). A bad pointer does not make the walk fail,
+    after which every subsystem finds nothing (KHO108): reading through it is a page fault before
+    the console is up (seen in 7.3.4, of the root), in ``kho_extend_scratch()`` of 7.3, in
+    ``kho_mem_retrieve()`` of 7.1 and 7.2.
     """
 
 
@@ -98,7 +104,8 @@ def node_misaligned() -> None:
 
     Matters: every node is exactly one page; the next kernel would read across two.
     Causes: memory corruption, or a wrong --page-size.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): ``__kho_radix_walk_tree()`` reads there, and
+    a junk entry is a page fault before the console is up (seen in 7.3.4: hangs or resets).
     """
 
 
@@ -108,7 +115,8 @@ def node_aliased() -> None:
 
     Matters: an aliased leaf preserves memory that no user asked for, at twice the addresses.
     Causes: memory corruption.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): keys decode to other addresses. What has
+    struct pages is reserved, the rest is a page fault before the console is up.
     """
 
 
@@ -118,7 +126,9 @@ def node_cycle() -> None:
 
     Matters: the next kernel takes tables for bitmaps and preserves junk.
     Causes: memory corruption.
-    Enforced by: no kernel; the depth is fixed, so the kernel's walk at least ends.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): the depth is fixed, so the walk ends, but
+    reads tables as bitmaps: junk keys, and a page fault before the console is up (seen in 7.3.4:
+    hangs or resets).
     """
 
 
@@ -130,7 +140,8 @@ def key_without_order() -> None:
     7.3 with CONFIG_DEFERRED_STRUCT_PAGE_INIT initialize 2^53 struct pages and hang or fault; 7.1
     marks and reserves page 0.
     Causes: a stray bit in the leaf of the lowest keys.
-    Enforced by: no kernel: ``kho_radix_decode_key()`` takes any key.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): ``kho_preserved_memory_reserve()`` decodes
+    any key, and never makes the walk fail.
     """
 
 
@@ -142,7 +153,8 @@ def key_above_order0() -> None:
     CONFIG_DEFERRED_STRUCT_PAGE_INIT hang; any kernel marks a page that may head a real block,
     which then restores with the wrong order.
     Causes: a stray entry high in the tree, or a wrong --page-size.
-    Enforced by: ``kho_radix_add_key()`` of the writer; not by the next kernel's walk.
+    Enforced by: no kernel checks this on the walk (7.1 to 7.3.4). ``kho_radix_add_key()`` of the
+    writer (7.3.4): -ERANGE.
     """
 
 
@@ -153,7 +165,8 @@ def order0_lost() -> None:
     Matters: with kho-v2 and 16K pages the order-0 bit is masked off on insert, so each single
     page comes back with a wrong order and address: the wrong memory is preserved.
     Causes: KHO_TREE_MAX_DEPTH of kho-v2 does not count the order bit; fixed in kho-v3.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this; no release has kho-v2, and 7.1 (kho-v3) to 7.3.4 (kho-v4)
+    count the order bit.
     """
 
 
@@ -168,7 +181,8 @@ def node_in_scratch(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel allocates from scratch first and overwrites the tree it is to read.
     Causes: the old kernel took tree pages from scratch memory.
-    Enforced by: no kernel.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): an early allocation may overwrite the node
+    before ``kho_mem_retrieve()`` reads it, and then as for KHO202.
     """
     for area in case.scratch.areas:
         for nodes in case.map.nodes():
@@ -184,7 +198,8 @@ def node_preserved(case: Case) -> Iterator[Observation]:
     Matters: node pages are the old kernel's own; a block over one was restored, handed to a
     user and written to, or a stray bit claims it.
     Causes: a stray bit in a leaf; a tree page freed and preserved by another user.
-    Enforced by: no kernel; node pages are not marked preserved.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): nodes are only read, and their pages are not
+    marked preserved. A block over one stays reserved.
     """
     preserved, shift = case.map.preserved, np.uint64(case.handover.geometry.shift)
     reported: set[int] = set()
@@ -204,7 +219,8 @@ def order_implausible(case: Case) -> Iterator[Observation]:
     Matters: above order 18 there is no folio, not even a 1 GiB one: such a block is a stray bit.
     The next kernel reserves all memory under it and has none left to boot with.
     Causes: a flipped bit in a table or leaf; a wrong --page-size.
-    Enforced by: no kernel: ``kho_preserved_memory_reserve()`` calls ``memblock_reserve()``.
+    Enforced by: no kernel checks this: ``kho_preserved_memory_reserve()`` (7.1 to 7.3.4) calls
+    ``memblock_reserve()`` with any size, and never makes the walk fail.
     """
     geometry, preserved = case.handover.geometry, case.handover.preserved
     for order, (starts, _) in preserved.runs.items():
@@ -235,7 +251,7 @@ def chunk_header() -> None:
 
     Matters: the next kernel takes both unchecked and reads past the chunk, or shifts by the order.
     Causes: memory corruption.
-    Enforced by: no kernel: ``kho_mem_deserialize()`` takes them as they are.
+    Enforced by: no kernel checks this: ``kho_mem_deserialize()`` (7.0) takes both as they are.
     """
 
 
@@ -245,7 +261,7 @@ def bitmap_start() -> None:
 
     Matters: every bit of it names a page that starts no block of that order.
     Causes: memory corruption.
-    Enforced by: no kernel: ``deserialize_bitmap()`` takes it as it is.
+    Enforced by: no kernel checks this: ``deserialize_bitmap()`` (7.0) takes it as it is.
     """
 
 
@@ -266,7 +282,8 @@ def node_unreachable(case: Case) -> Iterator[Observation]:
     Matters: keys end with the order-0 bit, but the next kernel reads every entry of a table. What
     is set behind such an entry is KHO208's; with nothing set, nothing is lost.
     Causes: memory corruption, or a wrong --page-size.
-    Enforced by: no kernel: ``__kho_radix_walk_tree()`` visits all entries.
+    Enforced by: no kernel checks this: ``__kho_radix_walk_tree()`` (7.1 to 7.3.4) visits all
+    entries.
     """
     tree, geometry = case.handover.tree, case.handover.geometry
     if not isinstance(tree, RadixTree) or any(case.faults(FaultKind.KEY_ORDER_TOO_HIGH)):

@@ -12,7 +12,7 @@ import pytest
 
 from kho_inspect.rules.engine import BY_CODE, RULES
 from tests.support.broken import BROKEN
-from tests.support.builder import Tree, fdt_blob, u32s
+from tests.support.builder import boot_dtb
 from tests.support.captures import HOME, Capture, unpack
 from tests.support.cli import DTB, DUMP, REPO, kho_inspect
 from tests.support.reference import RAM_END, Reference
@@ -403,9 +403,16 @@ def test_scratch_by_hand(sound: tuple[Path, Path]) -> None:
     it = Reference()
     start = it.start("r303")
     result = document("check", *sound, "--scratch", f"{start:#x}+4K", "--scratch", "1792M+16M")
-    assert [(one["code"], one["paddr"]) for one in result["findings"]] == [("KHO303", hex(start))]
+    assert _without_contradiction(result, "paddr") == [("KHO303", hex(start))]
     outside = document("check", *sound, "--scratch", f"{RAM_END:#x}+1M")
-    assert [(one["code"], one["path"]) for one in outside["findings"]] == [("KHO307", "--scratch")]
+    assert _without_contradiction(outside, "path") == [("KHO307", "--scratch")]
+
+
+def _without_contradiction(result: dict[str, Any], field: str) -> list[tuple[str, str]]:
+    """The findings besides KHO311, which must be there: the dump's own table says otherwise."""
+    found = [(one["code"], one[field]) for one in result["findings"]]
+    assert [code for code, _ in found].count("KHO311") == 1
+    return [one for one in found if one[0] != "KHO311"]
 
 
 @pytest.mark.parametrize("area", ["", "0x1000", "0x1000+", "+4K", "0x1000+0", "1+2+3", "-1+4K"])
@@ -425,13 +432,10 @@ def test_scratch_from_a_boot_dtb(tmp_path: Path) -> None:
     it = Reference()
     table, start = it.image.alloc(), it.start("r303")
     it.image.write_u64(table, start, 4096)
-    pointers = [(b"linux,kho-fdt", it.fdt, 4096), (b"linux,kho-scratch", table, 16)]
-    props = [(name, u32s(0, paddr, 0, size)) for name, paddr, size in pointers]
-    cells = [(b"#address-cells", u32s(2)), (b"#size-cells", u32s(2))]
     boot = tmp_path / "boot.dtb"
-    boot.write_bytes(fdt_blob(Tree(b"", cells, [Tree(b"chosen", props)])))
+    boot.write_bytes(boot_dtb(it.fdt, table, 16))
     found = document("check", *it.write(tmp_path), "--boot-dtb", boot)
-    assert [(one["code"], one["paddr"]) for one in found["findings"]] == [("KHO303", hex(start))]
+    assert _without_contradiction(found, "paddr") == [("KHO303", hex(start))]
 
 
 def test_a_boot_dtb_that_is_none(tmp_path: Path, sound: tuple[Path, Path]) -> None:

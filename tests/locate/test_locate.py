@@ -14,7 +14,7 @@ from kho_inspect.errors import NotAHandoverError
 from kho_inspect.inspection import Options, inspect
 from kho_inspect.locate.scan import locate
 from kho_inspect.memory import PhysicalMemory, open_memory
-from tests.support.builder import Image, Tree, fdt_blob, u32s
+from tests.support.builder import Image, boot_dtb
 from tests.support.captures import HOME, Capture, plain
 from tests.support.cli import DTB, DUMP, REPO, kho_inspect
 
@@ -100,15 +100,6 @@ def test_a_boot_dtb_is_followed_to_the_root_fdt(capture: Capture) -> None:
     assert document["integrity"]["blocked"] == []
 
 
-def _boot_dtb(fdt: int, cells: int = 2) -> bytes:
-    def region(start: int, size: int) -> bytes:
-        return b"".join(value.to_bytes(4 * cells, "big") for value in (start, size))
-
-    chosen = [(b"linux,kho-fdt", region(fdt, 4096)), (b"linux,kho-scratch", region(0x3000, 48))]
-    props = [(b"#address-cells", u32s(cells)), (b"#size-cells", u32s(cells))]
-    return fdt_blob(Tree(b"", props, [Tree(b"chosen", chosen)]))
-
-
 @pytest.mark.parametrize("cells", [1, 2])
 def test_chosen_is_read_by_the_roots_cells(tmp_path: Path, cells: int) -> None:
     image = Image()
@@ -117,7 +108,7 @@ def test_chosen_is_read_by_the_roots_cells(tmp_path: Path, cells: int) -> None:
     image.write_raw(tmp_path / "dump")
     memory = open_memory(str(tmp_path / "dump"))
     where = locate(memory).fdts[0].paddr
-    (tmp_path / "boot.dtb").write_bytes(_boot_dtb(where, cells))
+    (tmp_path / "boot.dtb").write_bytes(boot_dtb(where, 0x3000, 48, cells))
     assert inspect(str(tmp_path / "dump"), str(tmp_path / "boot.dtb")).fdt.paddr == where
 
 
@@ -125,7 +116,7 @@ def test_chosen_that_points_to_nothing_is_said(tmp_path: Path) -> None:
     image = Image()
     image.finish()
     image.write_raw(tmp_path / "dump")
-    (tmp_path / "boot.dtb").write_bytes(_boot_dtb(0x1000))
+    (tmp_path / "boot.dtb").write_bytes(boot_dtb(0x1000, 0x3000, 48))
     with pytest.raises(NotAHandoverError, match="0x1000, where the dump has no KHO root FDT"):
         inspect(str(tmp_path / "dump"), str(tmp_path / "boot.dtb"))
 

@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from kho_inspect.render.explain import sections
+from kho_inspect.rules.base import About
 from kho_inspect.rules.engine import BY_CODE, RULES
 from tests.support.cli import kho_inspect
 from tests.support.running import in_process
@@ -38,6 +40,18 @@ def test_explain_json() -> None:
     assert [rule["code"] for rule in every["rules"]] == [rule.code for rule in RULES]
     for rule in every["rules"]:
         assert all(rule[name] for name in ("checks", "matters", "causes", "enforced_by", "hint"))
+
+
+@pytest.mark.parametrize("code", BY_CODE)
+def test_what_enforces_a_rule_names_a_kernel_release_or_says_that_no_kernel_does(code: str) -> None:
+    rule = BY_CODE[code]
+    enforced = sections(rule)["Enforced by"]
+    if enforced.startswith("no kernel;"):  # of this tool, the capture, or what a user expects
+        assert rule.about is not About.HANDOVER or "it concerns this tool" in enforced
+    else:
+        assert re.search(r"\b7\.[0-3]\b", enforced)
+        assert "()" in enforced or "no kernel checks" in enforced.lower()
+        assert len(enforced.split()) <= 70
 
 
 @pytest.mark.parametrize("args", [[], ["KHO999"], ["KHO2"], ["KHO201", "x"]])

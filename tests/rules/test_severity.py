@@ -89,6 +89,7 @@ CASES: dict[str, tuple[Callable[[Reference], object], str, str]] = {
     "the same after several handovers": (entry(16, 64 * MIB), "KHO114", "warning"),
     "scratch table outside RAM": (entry(32, BEYOND), "KHO114", "fatal"),
     "scratch table of size 0": (entry(40, 0), "KHO114", "fatal"),
+    "scratch table of two entries and a half": (entry(40, 40), "KHO304", "warning"),
 }
 
 

@@ -131,6 +131,12 @@ def setup_data_wrong(it: Reference) -> Seen:
     return Seen(it.setup_data, path, "says that the FDT is 0 bytes, should be one page")
 
 
+@broken("KHO115", "warning", "boot-dtb")
+def boot_dtb_empty(it: Reference) -> Seen:
+    it.boot = fdt_blob(Tree(b"", [], [Tree(b"chosen", [(b"bootargs", b"quiet\0")])]))
+    return Seen(None, "", "boot.dtb: /chosen has no linux,kho-fdt of one address and size")
+
+
 # -- KHO2xx: the radix tree
 
 
@@ -367,6 +373,16 @@ def two_owners(it: Reference) -> Seen:
     paddr = it.blobs["kexec-metadata"]
     it.region("r310", paddr, PAGE)
     return Seen(paddr, "reserve_mem/r310 → region", "and by kexec-metadata → blob")
+
+
+@broken("KHO311", "warning")
+def scratch_contradicted(it: Reference) -> Seen:
+    start, size = it.scratch[0]
+    it.given = ((start, start + size),)
+    path = f"setup_data at {it.setup_data:#x}"
+    (_, (second, length)) = it.scratch
+    words = f"--scratch names 0x70000000-0x71000000; {path} names 0x70000000-0x71000000, "
+    return Seen(it.scratch_table, path, f"{words}{second:#x}-{second + length:#x}")
 
 
 BROKEN: dict[str, Broken] = {

@@ -334,3 +334,14 @@ class Image:
                 offset += size
             file.truncate(offset)
         return placed
+
+
+def boot_dtb(fdt: int, table: int, size: int, cells: int = 2) -> bytes:
+    """An arm64 boot DTB whose /chosen names a root FDT of one page and a scratch table."""
+
+    def region(start: int, length: int) -> bytes:
+        return b"".join(value.to_bytes(4 * cells, "big") for value in (start, length))
+
+    chosen = [(b"linux,kho-fdt", region(fdt, 4096)), (b"linux,kho-scratch", region(table, size))]
+    props = [(b"#address-cells", u32s(cells)), (b"#size-cells", u32s(cells))]
+    return fdt_blob(Tree(b"", props, [Tree(b"chosen", chosen)]))

@@ -106,6 +106,12 @@ class Reference:
         """A page that a structure of a kind unknown to all rules is to claim."""
         self.cut = 0
         """Bytes missing at the end of the dump file."""
+        self.given: tuple[tuple[int, int], ...] = ()
+        """Scratch areas for the tool that reads it: start, end."""
+        self.boot: bytes | None = None
+        """A boot DTB for it."""
+        self.boot_path: str | None = None
+        """Where that was written."""
         self.max_nodes: int | None = None
         """A budget for the tool that reads it."""
         self.last: list[Callable[[], None]] = []
@@ -307,6 +313,10 @@ class Reference:
             with paths[0].open("r+b") as file:
                 file.truncate(paths[0].stat().st_size - self.cut)
         paths[1].write_bytes(dtb if self.dtb is None else self.dtb)
+        if self.boot is not None:
+            boot = folder / "boot.dtb"
+            boot.write_bytes(self.boot)
+            self.boot_path = str(boot)
         return str(paths[0]), str(paths[1])
 
     def _memblock(self) -> Tree:

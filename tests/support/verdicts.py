@@ -11,7 +11,7 @@ import numpy as np
 
 from kho_inspect.abi import find_target
 from kho_inspect.inspection import Options, Question, examine
-from kho_inspect.limits import Limits
+from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.model.claims import Claims, OwnerIndex
 from kho_inspect.model.identity import ClaimKind, Owner, Subsystem
 from kho_inspect.ownership.account import account
@@ -19,6 +19,7 @@ from kho_inspect.rules.base import Finding, Severity
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.engine import Verdict, judge
 from kho_inspect.rules.expectations import parse_expectations
+from kho_inspect.units import Extent
 from tests.support.broken_base import Broken
 from tests.support.reference import PAGE, Reference
 
@@ -37,8 +38,12 @@ def verdict_of(it: Reference, target: str = "", expect: str = "") -> Verdict:
 
 
 def options_for(it: Reference) -> Options:
-    """How to read a reference."""
-    return Options() if it.max_nodes is None else Options(limits=Limits(nodes=it.max_nodes))
+    """How to read a reference that was written."""
+    return Options(
+        limits=DEFAULT_LIMITS if it.max_nodes is None else Limits(nodes=it.max_nodes),
+        scratch=tuple(Extent(*area) for area in it.given),
+        boot_dtb=it.boot_path,
+    )
 
 
 def with_foreign(case: Case, paddr: int | None) -> Case:
