@@ -31,6 +31,7 @@ from kho_inspect.model.map import PreservedMap
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.ownership.account import account, unclaimed
 from kho_inspect.ownership.claims import ClaimLog
+from kho_inspect.ownership.hidden import hidden_owners
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.expectations import Expectation
 from kho_inspect.units import Extent, PhysAddr
@@ -213,6 +214,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
     strays = (one for one in located.pointers if one.fdt_size is not None and one.fdt not in roots)
     own_scratch = read_scratch(memory, pointers)
     claims = log.result()
+    found_faults = faults.result()
     return Handover(
         source=Source(
             path=memory.path,
@@ -235,10 +237,11 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         ownership=account(preserved, claims if tree else ClaimLog(geometry.shift).result()),
         scratch=_scratch(memory, options, boot, own_scratch),
         pointers=pointers,
-        faults=faults.result(),
+        faults=found_faults,
         strays=tuple(strays),
         scratch_found=own_scratch,
         boot=boot,
+        hidden=hidden_owners(root, blobs, preserved, found_faults),
     )
 
 

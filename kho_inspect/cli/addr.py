@@ -6,15 +6,17 @@ from functools import partial
 
 import click
 
-from kho_inspect.cli.options import Address, Input, handover_status, misfit_of, reads_handover
+from kho_inspect.cli.exit_codes import handover_status, misfit_of
+from kho_inspect.cli.options import Address, Input, reads_handover, takes_scratch
 from kho_inspect.units import PhysAddr
 
 
 @click.command("addr")
 @partial(reads_handover, more_arguments=True)
+@takes_scratch
 @click.argument("paddrs", metavar="PADDR...", type=Address(), nargs=-1, required=True)
 def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
-    """Look addresses up: owner, block, radix path, sub-node."""
+    """Look addresses up: owner, block, map, sub-node, scratch."""
     from kho_inspect.inspection import inspect_opened
     from kho_inspect.ownership.address import describe_address
 

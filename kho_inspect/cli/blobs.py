@@ -6,7 +6,8 @@ from functools import partial
 
 import click
 
-from kho_inspect.cli.options import Input, handover_status, reads_handover, write_text
+from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.options import Input, reads_handover, write_text
 from kho_inspect.render.safe import safe
 
 

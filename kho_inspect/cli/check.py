@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kho_inspect.cli import exit_codes
+from kho_inspect.cli.exit_codes import verdict_status
 from kho_inspect.cli.options import REPORTS, DumpFormat, Input, judged, reads_handover
 from kho_inspect.errors import UnreadableInputError
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kho_inspect.inspection import Question
-    from kho_inspect.rules.engine import Verdict
     from kho_inspect.rules.expectations import Expectation
 
 MAX_EXPECTATIONS = 64 << 20
@@ -81,20 +80,6 @@ def command(
     if not require:
         return verdict_status(verdict, threshold)
     return verdict_status(verdict, threshold, required or (lambda code: True))
-
-
-def verdict_status(
-    verdict: Verdict, threshold: int, required: Callable[[str], bool] = lambda code: False
-) -> int:
-    """The status that CI goes by: findings that stand, then whether anything can be said."""
-    from kho_inspect.rules.base import Severity
-    from kho_inspect.rules.engine import cannot_judge, standing
-
-    if threshold > Severity.FATAL:
-        return exit_codes.CLEAN
-    if standing(verdict, threshold):
-        return exit_codes.FINDINGS
-    return exit_codes.CANNOT_JUDGE if cannot_judge(verdict, required) else exit_codes.CLEAN
 
 
 def _code_filter(select: Sequence[str], ignore: Sequence[str]) -> Callable[[str], bool]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from kho_inspect.cli import exit_codes
-from kho_inspect.cli.options import Input, handover_status, reads_handover
+from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.options import Input, reads_handover
 from kho_inspect.cli.progress import progress_bar
 
 

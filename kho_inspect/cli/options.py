@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kho_inspect.abi import ABIS, TARGETS, Abi, find_target
-from kho_inspect.cli import exit_codes
 from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.errors import KhoError
 from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.limits import BUDGETS, Limits
-from kho_inspect.render.safe import safe
 from kho_inspect.units import Extent, PhysAddr, parse_size
 
 if TYPE_CHECKING:
@@ -221,41 +219,6 @@ def write_text(pieces: Iterable[str]) -> None:
     sys.stdout.writelines(pieces)
 
 
-def misfit_of(handover: Handover) -> str | None:
-    """Why nothing follows from the map of this dump; None where its map reads as one."""
-    from kho_inspect.inspection import case_of
-    from kho_inspect.render.names import message_text
-    from kho_inspect.rules.statements import capture_of
-
-    capture = capture_of(case_of(handover))
-    if not capture.fits:
-        return f"capture {capture.state.value}: {message_text(capture.reasons[0])}"
-    return None if handover.fdt.known else _foreign(handover)
-
-
-def _foreign(handover: Handover) -> str | None:
-    """What is said of an ABI that is not known, assumed or not; None of any other."""
-    from kho_inspect.inspection import case_of
-    from kho_inspect.render.names import message_text
-    from kho_inspect.rules.root_fdt import compatible_unknown
-
-    found = compatible_unknown.run(case_of(handover))
-    return next((message_text(one.message) for one in found), None)
-
-
-def handover_status(handover: Handover) -> int:
-    """The status of commands that show: 1 for damage, 4 and a caution where nothing follows.
-
-    That is where the map is none of this dump, or the ABI not known, assumed or not.
-    """
-    doubt = misfit_of(handover) or _foreign(handover)
-    if doubt is None:
-        return exit_codes.FINDINGS if handover.faults else exit_codes.CLEAN
-    caution = f"kho-inspect: caution: {doubt}\n  try: kho-inspect check DUMP DTB"
-    click.echo("\n".join(map(safe, caution.split("\n"))), err=True)
-    return exit_codes.CANNOT_JUDGE
-
-
 _DUMP = click.argument("dump", required=False)
 _DTB = click.argument("dtb")
 _OPTIONAL_DTB = click.argument("dtb", required=False)
@@ -331,13 +294,20 @@ def reads_handover(
     return _with_input(function, (_DUMP, dtb, *_OPTIONS, *_DUMP_OPTIONS, dump_format, *_BUDGETS))
 
 
-_JUDGED = (
-    click.option("--target", type=Target(), help="Kernel to decide for: kho-v4, linux-7.1, …"),
+_TARGET = click.option("--target", type=Target(), help="Kernel to decide for: kho-v4, linux-7.1, …")
+_SCRATCH = (
     click.option(
         "--scratch", type=Area(), multiple=True, help="A scratch area, START+LEN; repeat for each."
     ),
     click.option("--boot-dtb", type=click.Path(), help="Boot DTB whose /chosen names the scratch."),
 )
+
+
+def takes_scratch(function: Callable[..., int]) -> Callable[..., int]:
+    """The options that say where scratch is; they go into ``Input.options``."""
+    for decorator in reversed(_SCRATCH):
+        function = decorator(function)
+    return function
 
 
 def judged(function: Callable[..., int]) -> Callable[..., int]:
@@ -350,9 +320,7 @@ def judged(function: Callable[..., int]) -> Callable[..., int]:
         name, abi = target or ("", None)
         return function(given, question=Question(abi, name), **params)
 
-    decorated: Callable[..., int] = wrapper
-    for decorator in reversed(_JUDGED):
-        decorated = decorator(decorated)
+    decorated: Callable[..., int] = _TARGET(takes_scratch(wrapper))
     return decorated
 
 

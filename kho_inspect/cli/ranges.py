@@ -6,7 +6,8 @@ from itertools import chain
 
 import click
 
-from kho_inspect.cli.options import Input, handover_status, reads_handover, write_text
+from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.options import Input, reads_handover, write_text
 
 
 @click.command("ranges")
@@ -37,7 +38,7 @@ def command(
         batches = iter_ranges(preserved)
     batches = limited(batches, limit)
     if owners:
-        batches = with_owners(batches, handover.index, preserved.page_shift)
+        batches = with_owners(batches, handover)
     if given.json:
         from kho_inspect.render.json import ranges_document
 

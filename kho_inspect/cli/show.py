@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kho_inspect.cli.check import verdict_status
+from kho_inspect.cli.exit_codes import verdict_status
 from kho_inspect.cli.options import Input, judged, reads_handover
 from kho_inspect.cli.pager import paged
 

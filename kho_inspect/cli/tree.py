@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from kho_inspect.cli.options import Input, handover_status, reads_handover, write_text
+from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.options import Input, reads_handover, write_text
 
 
 @click.command("tree")

@@ -12,6 +12,7 @@ from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind, Subsystem
+from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr, human_size, plural
 
 REGION = "reserve-mem-v1"
@@ -69,6 +70,13 @@ class Memblock(Content):
         for region in self.regions:
             if region.start is not None and region.size is not None:
                 yield Item(region.owner, region.size, [Piece(0, region.start, region.size)])
+
+    def hidden(self, preserved: Preserved, path: Path) -> Iterator[tuple[str, Path]]:
+        for region in self.regions:
+            start = region.start
+            if region.compatible != REGION and start is not None and preserved.covers(start, 1):
+                words = f"region {region.name!r} is of unknown type {region.compatible!r}"
+                yield words, region.path
 
     def expected(self) -> Iterator[tuple[str, Document]]:
         for region in self.regions:

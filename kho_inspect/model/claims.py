@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect import intervals
 from kho_inspect.intervals import I64, Intervals
-from kho_inspect.model.identity import ClaimKind, Owner, Place
+from kho_inspect.model.identity import ClaimKind, Message, Owner, Path, Place
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import Extent, PhysAddr
 
@@ -142,6 +144,22 @@ class Share:
     blocks: int
 
 
+class Unclaimed(Enum):
+    """What preserved memory is that nothing decoded claims."""
+
+    ORPHAN = "orphan"
+    """Every structure was followed: a leak."""
+    UNATTRIBUTED = "unattributed"
+    """Something that was not followed may own it."""
+
+
+class Hidden(NamedTuple):
+    """Something that was not followed and may own memory."""
+
+    message: Message
+    path: Path
+
+
 @dataclass(frozen=True, slots=True)
 class Ownership:
     """Preserved memory against the claims on it; merged intervals of page frames."""
@@ -151,8 +169,8 @@ class Ownership:
     """By owner, in the order of their first claim."""
     owned: Intervals
     """Preserved and claimed."""
-    orphans: Intervals
-    """Preserved, claimed by nothing that was decoded: leaked, or an undecoded blob's."""
+    unclaimed: Intervals
+    """Preserved, claimed by nothing that was decoded: ``Handover.unclaimed`` says what that is."""
     dangling: Intervals
     """Claimed but not preserved: will be overwritten."""
     shared: Intervals

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.model.identity import Name, Path
+from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr
 
 Document: TypeAlias = dict[str, Any]
@@ -130,9 +131,13 @@ class Content(Decoded):
         """Words and path of what no decoder reads: what memory it owns is not known."""
         return iter(())
 
-    def complete(self) -> bool:
-        """Whether all memory that the subsystem preserves is described yet."""
-        return True
+    def hidden(self, preserved: Preserved, path: Path) -> Iterator[tuple[str, Path]]:
+        """Why, and at which path, memory may be owned by what was not followed.
+
+        ``path``: the blob's own.
+        """
+        for what, where in self.unknown():
+            yield f"{what} is not decoded", where
 
     def expected(self) -> Iterator[tuple[str, Document]]:
         """``(table, entry)`` of each line that an expectation file would have."""

@@ -68,6 +68,15 @@ class FaultKind(StrEnum):
     KHO_TEST_NOT_STORED = "kho-test-not-stored"
 
 
+BAD_POINTERS = (
+    FaultKind.NODE_OUTSIDE,
+    FaultKind.NODE_MISALIGNED,
+    FaultKind.NODE_ALIASED,
+    FaultKind.NODE_CYCLE,
+)
+"""Pointers of the preserved-memory map that lead to no node of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One piece of damage: what, where, and the path of pointers that led there.

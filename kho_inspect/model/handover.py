@@ -6,11 +6,12 @@ handover's own page size. Arrays are numpy int64 or uint64, never lists of pages
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from kho_inspect.abi import Abi
 from kho_inspect.geometry import PageGeometry
-from kho_inspect.model.claims import Claims, OwnerIndex, Ownership
+from kho_inspect.model.claims import Claims, Hidden, OwnerIndex, Ownership, Unclaimed
 from kho_inspect.model.contents import Content
 from kho_inspect.model.faults import Fault
 from kho_inspect.model.fdt_node import FdtNode
@@ -107,11 +108,13 @@ class Scratch:
     @property
     def areas(self) -> tuple[Extent, ...]:
         """The entries that are areas at all."""
-        return tuple(
-            Extent(addr, addr + size)
-            for addr, size in self.entries
-            if size and addr + size <= 1 << 64
-        )
+        return tuple(area for _, area in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, Extent]]:
+        """The same areas, each with the number of its entry in the table."""
+        for number, (addr, size) in enumerate(self.entries):
+            if size and addr + size <= 1 << 64:
+                yield number, Extent(addr, addr + size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,3 +159,10 @@ class Handover:
     """The table that ``pointers`` lead to, whatever was given."""
     boot: Pointer | None = None
     """What the boot DTB that was given names."""
+    hidden: tuple[Hidden, ...] = ()
+    """What was not followed and may own memory."""
+
+    @property
+    def unclaimed(self) -> Unclaimed:
+        """What preserved memory is that nothing decoded claims."""
+        return Unclaimed.UNATTRIBUTED if self.hidden else Unclaimed.ORPHAN

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.model.contents import Content, Document, FileContent, Item, Row, Rows, VmallocArea
 from kho_inspect.model.identity import Owner, Path, Subsystem
+from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr, plural
 
 LUO = Owner(Subsystem.LUO)
@@ -153,6 +154,17 @@ class Luo(Content):
         for file in self.files:
             if not file.known:
                 yield f"file handler {file.compatible!r}", file.path
+
+    def hidden(self, preserved: Preserved, path: Path) -> Iterator[tuple[str, Path]]:
+        if not self.complete():
+            yield "the sessions of LUO are not serialized", path
+        yield from Content.hidden(self, preserved, path)
+        for flb in self.flbs:
+            if preserved.covers(flb.data, 1):
+                yield (
+                    f"FLB {flb.name!r} has opaque data {flb.data:#x} in preserved memory",
+                    flb.path,
+                )
 
     def expected(self) -> Iterator[tuple[str, Document]]:
         for session in self.sessions:

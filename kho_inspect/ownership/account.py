@@ -17,7 +17,7 @@ from kho_inspect.model.preserved import Preserved
 
 
 def account(preserved: Preserved, claims: Claims) -> Ownership:
-    """Owned, orphan, dangling and shared memory, and the share of each owner."""
+    """Owned, unclaimed, dangling and shared memory, and the share of each owner."""
     starts, ends, owner = _merge_per_owner(claims.starts, claims.ends, claims.owner[claims.claim])
     claimed = intervals.merge(starts, ends)
     dangling = intervals.subtract(claimed, preserved.merged)
@@ -31,7 +31,7 @@ def account(preserved: Preserved, claims: Claims) -> Ownership:
         preserved.page_shift,
         shares=tuple(_shares(preserved, dangling, claims, (starts, ends, owner))),
         owned=intervals.intersect(preserved.merged, grown),
-        orphans=intervals.subtract(preserved.merged, grown),
+        unclaimed=intervals.subtract(preserved.merged, grown),
         dangling=dangling,
         shared=intervals.empty() if alone else intervals.overlaps(starts, ends),
     )

@@ -32,7 +32,7 @@ class SelectorError(KhoError):
 
 
 def all_items(handover: Handover) -> Iterator[Item]:
-    """Everything with a name: memfds, blobs, regions, test folios, and orphans as ranges."""
+    """Everything with a name: memfds, blobs, regions, test folios, unclaimed memory as ranges."""
     items = list(_named_items(handover))
     names = {item.name for item in items}
     numbers: Counter[Name] = Counter()
@@ -58,7 +58,7 @@ def _named_items(handover: Handover) -> Iterator[Item]:
         if blob.content is not None:
             yield from blob.content.items(handover.geometry)
     ownership = handover.ownership
-    for extent in ownership.extents(ownership.orphans):
+    for extent in ownership.extents(ownership.unclaimed):
         yield _plain_item(extent, extent.start, extent.size)
 
 

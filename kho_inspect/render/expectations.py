@@ -21,8 +21,9 @@ def expectation_file(handover: Handover) -> Iterator[str]:
     yield "# Loosen what may change from run to run; delete what does not matter.\n\n"
     yield f"compatible = {_quoted(handover.fdt.compatible)}\n"
     yield f'page_size = "{page_size_name(handover.geometry.shift)}"\n'
-    orphans = handover.ownership.size(handover.ownership.orphans)
-    yield f"max_orphan_bytes = {orphans}\n"
+    unclaimed = handover.ownership.size(handover.ownership.unclaimed)
+    note = f"  # {handover.unclaimed.value} now" if unclaimed else ""
+    yield f"max_orphan_bytes = {unclaimed}{note}\n"
     yield "\n[subnodes]\n"
     yield f"required = [{_names(blob.name for blob in handover.blobs)}]\n"
     yield "forbidden = []\n"

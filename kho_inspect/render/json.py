@@ -12,12 +12,14 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from kho_inspect import intervals
 from kho_inspect.intervals import Intervals
 from kho_inspect.locate.scan import Located
 from kho_inspect.memory import PhysicalMemory
+from kho_inspect.model.claims import Unclaimed
 from kho_inspect.model.contents import Document
 from kho_inspect.model.fdt_node import FdtNode
-from kho_inspect.model.handover import Blob, Handover, Scratch
+from kho_inspect.model.handover import Blob, Handover, Pointer, Scratch
 from kho_inspect.model.identity import Owner, Place, Step, Vmalloc
 from kho_inspect.ownership.address import AddressInfo
 from kho_inspect.render.fdt_values import fdt_value
@@ -135,16 +137,24 @@ def owners_document(handover: Handover) -> Document:
 
 def _ownership(handover: Handover) -> Document:
     ownership = handover.ownership
+    orphans, unattributed = ownership.unclaimed, intervals.empty()
+    if handover.unclaimed is Unclaimed.UNATTRIBUTED:
+        orphans, unattributed = unattributed, orphans
     return {
         "owned_bytes": ownership.size(ownership.owned),
-        "orphan_bytes": ownership.size(ownership.orphans),
+        "orphan_bytes": ownership.size(orphans),
+        "unattributed_bytes": ownership.size(unattributed),
         "dangling_bytes": ownership.size(ownership.dangling),
         "shared_bytes": ownership.size(ownership.shared),
         "owners": (
             {"owner": share.owner, "bytes": share.bytes, "blocks": share.blocks}
             for share in ownership.shares
         ),
-        "orphans": _extents(ownership.extents(ownership.orphans)),
+        "orphans": _extents(ownership.extents(orphans)),
+        "unattributed": _extents(ownership.extents(unattributed)),
+        "unattributed_because": (
+            {"message": reason.message, "path": reason.path} for reason in handover.hidden
+        ),
         "dangling": _claimed_ranges(handover, ownership.dangling),
         "shared": _claimed_ranges(handover, ownership.shared),
     }
@@ -185,7 +195,10 @@ def ranges_document(handover: Handover, batches: Iterable[RangeBatch]) -> Docume
 def _ranges(batch: RangeBatch) -> list[str]:
     owners = [""] * len(batch.starts)
     if batch.owners is not None:
-        owners = [f', "owners": {json.dumps(names)}' for names in batch.owners]
+        kind = f', "unclaimed": {json.dumps(batch.unclaimed and batch.unclaimed.value)}'
+        owners = [
+            f', "owners": {json.dumps(names)}{"" if names else kind}' for names in batch.owners
+        ]
     return [
         f'{{"start": "{start:#x}", "end": "{end:#x}", "bytes": {end - start}, '
         f'"orders": {_orders(tuple(orders.items()))}{owned}}}'
@@ -335,6 +348,20 @@ def _fdt_node(node: FdtNode) -> Document:
     }
 
 
+def _extent(extent: Extent) -> Document:
+    return {"start": hex(extent.start), "end": hex(extent.end)}
+
+
+def _pointer(pointer: Pointer, *, stray: bool) -> Document:
+    return {
+        "source": pointer.source,
+        **_extent(pointer.where),
+        "fdt": hex(pointer.fdt),
+        "stray": stray,
+        "scratch_table": _extent(pointer.scratch),
+    }
+
+
 def _address(info: AddressInfo, known: bool) -> Document:
     entries: dict[str, list[Document | str]] = {"paths": [], "chunks": []}
     for entry in info.entries:
@@ -356,5 +383,15 @@ def _address(info: AddressInfo, known: bool) -> Document:
         "node_level": info.node_level,
         "owners": [
             {"owner": place, "file_offset": address(place.file_offset)} for place in info.owners
+        ],
+        "unclaimed": info.unclaimed.value if known and info.unclaimed else None,
+        "root_fdt_offset": info.root_fdt_offset,
+        "scratch": [
+            {"area": number, **_extent(area), "bytes": area.size} for number, area in info.scratch
+        ],
+        "scratch_table": _extent(info.scratch_table) if info.scratch_table else None,
+        "pointers": [
+            *(_pointer(one, stray=False) for one in info.pointers),
+            *(_pointer(one, stray=True) for one in info.strays),
         ],
     }

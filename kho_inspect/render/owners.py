@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 
 from rich.console import Console
 from rich.text import Text
 
 from kho_inspect.intervals import Intervals
+from kho_inspect.model.claims import Hidden, Unclaimed
 from kho_inspect.model.handover import Handover
 from kho_inspect.render.console import heading, plain, table
-from kho_inspect.render.names import owner_name, place_name
+from kho_inspect.render.names import message_text, owner_name, path_name, place_name
 from kho_inspect.units import human_size
 
 MAX_OWNERS = 200
 MAX_LISTED = 20
 """Ranges of each kind of trouble that are listed; ``--json`` has them all."""
+MAX_REASONS = 8
+"""Reasons why memory is unattributed rather than orphan that are listed."""
 
 _TROUBLE = {
-    "orphan": "preserved, but nothing that was decoded points to it",
+    Unclaimed.ORPHAN.value: "preserved, but nothing points to it",
+    Unclaimed.UNATTRIBUTED.value: "preserved, may be owned by what was not followed",
     "dangling": "claimed, but not preserved: the next kernel will overwrite it",
     "shared": "claimed by more than one owner",
 }
@@ -47,14 +52,14 @@ def overview(handover: Handover, most: int = 8) -> Text:
 def _troubles(handover: Handover) -> dict[str, Intervals]:
     ownership = handover.ownership
     return {
-        "orphan": ownership.orphans,
+        handover.unclaimed.value: ownership.unclaimed,
         "dangling": ownership.dangling,
         "shared": ownership.shared,
     }
 
 
 def print_owners(console: Console, handover: Handover) -> None:
-    """The table by owner, then orphan, dangling and shared memory by range."""
+    """The table by owner, then unclaimed, dangling and shared memory by range."""
     ownership = handover.ownership
     made = table("owner", "bytes", "blocks", right=("bytes", "blocks"))
     for share in ownership.shares[:MAX_OWNERS]:
@@ -78,3 +83,14 @@ def print_owners(console: Console, handover: Handover) -> None:
         if len(pages[0]) > MAX_LISTED:
             left = len(pages[0]) - MAX_LISTED
             console.print(Text(f"  … {left:,} more ranges: --json lists them all", "dim"))
+        if name == Unclaimed.UNATTRIBUTED.value:
+            _print_reasons(console, handover.hidden)
+
+
+def _print_reasons(console: Console, hidden: Sequence[Hidden]) -> None:
+    for reason in hidden[:MAX_REASONS]:
+        console.print(plain(f"  because {message_text(reason.message)}"))
+        if reason.path:
+            console.print(plain(f"    at {path_name(reason.path)}", "dim"))
+    if len(hidden) > MAX_REASONS:
+        console.print(Text("  … more reasons: --json lists them", "dim"))

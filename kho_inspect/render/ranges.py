@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kho_inspect.model.claims import OwnerIndex
+from kho_inspect.model.claims import Unclaimed
+from kho_inspect.model.handover import Handover
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.render.names import owner_name
 from kho_inspect.render.safe import safe
@@ -28,6 +29,8 @@ class RangeBatch(NamedTuple):
     """order → blocks."""
     owners: list[list[str]] | None = None
     """Who owns any of it; None when that was not asked."""
+    unclaimed: Unclaimed | None = None
+    """What a range without owners is; None when that was not asked."""
 
 
 def order_mix(orders: dict[int, int]) -> str:
@@ -90,16 +93,15 @@ def limited(batches: Iterable[RangeBatch], limit: int | None) -> Iterator[RangeB
             limit -= len(batch.starts)
 
 
-def with_owners(
-    batches: Iterable[RangeBatch], index: OwnerIndex, page_shift: int
-) -> Iterator[RangeBatch]:
+def with_owners(batches: Iterable[RangeBatch], handover: Handover) -> Iterator[RangeBatch]:
     """The same ranges with their owners filled in."""
+    index, page_shift = handover.index, handover.preserved.page_shift
     for batch in batches:
         owners = [
             list(map(owner_name, index.top_owners(start >> page_shift, end >> page_shift)))
             for start, end in zip(batch.starts, batch.ends, strict=True)
         ]
-        yield batch._replace(owners=owners)
+        yield batch._replace(owners=owners, unclaimed=handover.unclaimed)
 
 
 def range_lines(batch: RangeBatch) -> str:
@@ -110,7 +112,8 @@ def range_lines(batch: RangeBatch) -> str:
     if batch.owners is None:
         rows = zip(starts, ends, sizes, mixes, strict=True)
         return ("%#014x-%#014x  %10s  %s\n" * len(starts)) % tuple(chain.from_iterable(rows))
-    owners = (safe(", ".join(names)) or "ORPHAN" for names in batch.owners)
+    none = batch.unclaimed.name if batch.unclaimed else "none"
+    owners = (safe(", ".join(names)) or none for names in batch.owners)
     owned = zip(starts, ends, sizes, mixes, owners, strict=True)
     return ("%#014x-%#014x  %10s  %s  %s\n" * len(starts)) % tuple(chain.from_iterable(owned))
 

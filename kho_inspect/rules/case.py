@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, TypeVar
 from kho_inspect.abi import Abi
 from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.errors import FdtError
+from kho_inspect.model.claims import Unclaimed
 from kho_inspect.model.contents import Content
-from kho_inspect.model.faults import Fault, FaultKind
+from kho_inspect.model.faults import BAD_POINTERS, Fault, FaultKind
 from kho_inspect.model.handover import Blob, Handover, Pointer, Scratch
 from kho_inspect.model.identity import Message, Path, Step, StepKind
 from kho_inspect.model.luo import Luo, LuoFile, LuoSession
+from kho_inspect.ownership.hidden import undecoded
 from kho_inspect.rules.base import Need, Observation, Severity, Subject
 from kho_inspect.rules.claims_view import ClaimsView
 from kho_inspect.rules.expectations import Expectation
-from kho_inspect.rules.map_view import BAD_POINTERS, MapView
+from kho_inspect.rules.map_view import MapView
 from kho_inspect.rules.memfds_view import MemfdsView
 from kho_inspect.units import PhysAddr, human_size
 
@@ -29,23 +31,6 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Content)
 T = TypeVar("T")
 
-_TREE_AND_FDT = frozenset(
-    (
-        *BAD_POINTERS,
-        FaultKind.NODE_NOT_STORED,
-        FaultKind.FDT_MAP_PROPERTY,
-        FaultKind.BOOT_DTB,
-        FaultKind.CHUNK_COUNT,
-        FaultKind.CHUNK_ORDER,
-        FaultKind.CHUNK_START,
-        FaultKind.KEY_NO_ORDER,
-        FaultKind.KEY_ORDER_TOO_HIGH,
-        FaultKind.ORDER0_LOST,
-        FaultKind.DUMP_INCOMPLETE,
-        FaultKind.LIMIT,
-    )
-)
-"""Damage that leaves every structure readable from which memory gets its owner."""
 MAX_SCRATCH = 1024
 """Entries of a scratch table; kernels have one per NUMA node and two more."""
 ROOT: Path = (Step(StepKind.FDT),)
@@ -196,22 +181,13 @@ class Case:
             Need.TARGET: self.target is None,
             Need.EXPECTATIONS: self.expectations is None,
             Need.FDT_IN_MEMORY: handover.fdt.paddr is None,
-            Need.ALL_CLAIMS: self.hides_claims,
+            Need.ALL_CLAIMS: handover.unclaimed is not Unclaimed.ORPHAN,
         }
         return {need for need, absent in gone.items() if absent}
 
-    @cached_property
-    def hides_claims(self) -> bool:
-        """Whether some structure could not be followed, so that its memory looks unclaimed."""
-        broken = any(fault.kind not in _TREE_AND_FDT for fault in self.handover.faults)
-        early = not all(content.complete() for _, content in self.contents(Content))
-        return broken or early or self.handover.fdt.paddr is None or any(self.unknown_content())
-
     def unknown_content(self) -> Iterator[tuple[str, Path]]:
         """Words and path of each blob and file that no decoder knows."""
-        for blob in self.handover.blobs:
-            if blob.stored and blob.content is None:
-                yield f"sub-node {blob.name!r}", subnode(blob.name)
+        yield from undecoded(self.handover.blobs)
         for _, content in self.contents(Content):
             yield from content.unknown()
 

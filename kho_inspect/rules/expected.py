@@ -95,7 +95,8 @@ def sizes(case: Case) -> Iterator[Observation]:
         memory: tuple[str | Owner, ...] = ("preserved memory",)
         size, wanted = preserved.bytes, expectation.value
         if expectation.kind == "max_orphan_bytes":
-            memory, size = ("orphan memory",), ownership.size(ownership.orphans)
+            memory = (f"{case.handover.unclaimed.value} memory",)
+            size = ownership.size(ownership.unclaimed)
         elif expectation.kind.startswith("owners."):
             name = expectation.kind.removeprefix("owners.")
             owner = parse_owner(name)

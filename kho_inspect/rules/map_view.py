@@ -8,18 +8,12 @@ from functools import cached_property
 import numpy as np
 
 from kho_inspect import intervals
-from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.faults import BAD_POINTERS
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.map import MapNodes
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import Extent
 
-BAD_POINTERS = (
-    FaultKind.NODE_OUTSIDE,
-    FaultKind.NODE_MISALIGNED,
-    FaultKind.NODE_ALIASED,
-    FaultKind.NODE_CYCLE,
-)
 MANY_BAD = 8
 """Bad tree pointers from which on the tree may be recycled memory rather than damaged."""
 MAX_LIKELY_ORDER = 18
@@ -136,5 +130,5 @@ class MapView:
         nodes = intervals.intersect(self.node_pfns, self.preserved.merged)
         if wrong >= MANY_BAD and intervals.total(nodes) >= MANY_BAD // 2:
             return True
-        unclaimed, dangling = len(ownership.orphans[0]), len(ownership.dangling[0])
+        unclaimed, dangling = len(ownership.unclaimed[0]), len(ownership.dangling[0])
         return dangling > 0 and unclaimed >= MANY_RUNS and 4 * unclaimed >= 3 * runs

@@ -223,7 +223,7 @@ def orphans(case: Case) -> Iterator[Observation]:
     misplaced = [case.map.node_pfns, case.map.doubtful]
     if case.handover.scratch is not None and case.scratch_trouble is None:
         misplaced.append(case.map.pages(case.scratch.areas))
-    pages = intervals.intersect(case.claims.ownership.orphans, case.map.ram)
+    pages = intervals.intersect(case.claims.ownership.unclaimed, case.map.ram)
     pages = intervals.subtract(pages, intervals.union(misplaced))
     return _ranges(case, pages, "is preserved, but nothing points to it: an orphan")
 

@@ -56,7 +56,7 @@ def sound(image: Image, kind: type[T]) -> T:
     handover = seen(image)
     assert handover.faults == ()
     ownership = handover.ownership
-    troubles = (ownership.orphans, ownership.dangling, ownership.shared)
+    troubles = (ownership.unclaimed, ownership.dangling, ownership.shared)
     assert [ownership.size(pages) for pages in troubles] == [0, 0, 0]
     return content(handover, kind)
 

@@ -240,10 +240,10 @@ def check_handover(handover: Handover) -> None:
     preserved, owned = handover.preserved, handover.ownership
     oracles.check_preserved(preserved, handover.tree)
     limit = 1 << (64 - handover.geometry.shift)
-    for pages in (owned.owned, owned.orphans, owned.dangling, owned.shared):
+    for pages in (owned.owned, owned.unclaimed, owned.dangling, owned.shared):
         oracles.check_runs(*pages, limit)
-    assert total(owned.owned) + total(owned.orphans) == total(preserved.merged)
-    assert not len(intersect(owned.owned, owned.orphans)[0])
+    assert total(owned.owned) + total(owned.unclaimed) == total(preserved.merged)
+    assert not len(intersect(owned.owned, owned.unclaimed)[0])
     assert not len(intersect(owned.dangling, preserved.merged)[0])
     assert len(handover.faults) <= 257 * len(FaultKind)
     for item in all_items(handover):

@@ -140,17 +140,17 @@ def assert_removing_a_claim_orphans_its_pages(handover: Handover) -> None:
     for pages in owned:
         for pfn in pages:
             times[pfn] = times.get(pfn, 0) + 1
-    before = members(handover.ownership.orphans)
+    before = members(handover.ownership.unclaimed)
     assert before == blocks.pages - set(times)
     for number, pages in enumerate(owned):
         left = log_without(claims, number).result()
         alone = {pfn for pfn in pages & blocks.pages if times[pfn] == 1}
-        assert members(account(handover.preserved, left).orphans) == before | alone
+        assert members(account(handover.preserved, left).unclaimed) == before | alone
 
 
 def assert_same_account(one: Ownership, other: Ownership) -> None:
     assert set(one.shares) == set(other.shares)
-    for name in ("owned", "orphans", "dangling", "shared"):
+    for name in ("owned", "unclaimed", "dangling", "shared"):
         assert members(getattr(one, name)) == members(getattr(other, name)), name
 
 
@@ -159,7 +159,7 @@ def test_a_claim_added_later_counts_as_if_it_had_been_there(handover: Handover) 
     for number in range(len(claims)):
         log = log_without(claims, number)
         left = log.result()
-        assert members(unclaimed(preserved, left)) == members(account(preserved, left).orphans)
+        assert members(unclaimed(preserved, left)) == members(account(preserved, left).unclaimed)
         enter(log, claims[number])
         assert_same_account(account(preserved, log.result()), handover.ownership)
 
@@ -175,7 +175,7 @@ def test_removing_any_one_claim_of_a_built_handover(rich: Handover) -> None:
 def test_a_built_handover_is_all_owned(rich: Handover) -> None:
     ownership = rich.ownership
     assert rich.faults == ()
-    assert ownership.size(ownership.orphans) == ownership.size(ownership.dangling) == 0
+    assert ownership.size(ownership.unclaimed) == ownership.size(ownership.dangling) == 0
     assert ownership.size(ownership.owned) == rich.preserved.bytes
     # The one page under two files is counted for both.
     assert ownership.size(ownership.shared) == 4096
@@ -269,7 +269,7 @@ def test_one_owner_that_names_a_page_twice_does_not_share_it() -> None:
     handover = look(image, image.finish())
     assert handover.ownership.size(handover.ownership.shared) == 0
     # The memfd that no session names is an orphan: descriptor, table, its chunk.
-    assert handover.ownership.size(handover.ownership.orphans) == 3 * 4096
+    assert handover.ownership.size(handover.ownership.unclaimed) == 3 * 4096
 
 
 def test_a_blob_in_a_large_block_owns_all_of_it() -> None:
@@ -291,7 +291,7 @@ def test_a_region_without_end_dangles_and_owns_what_it_covers(size: int) -> None
     write.memblock(image, [(b"vast", [*props[:2], (b"size", write.u64(size))])])
     handover = look(image, image.finish())
     ownership = handover.ownership
-    assert ownership.size(ownership.orphans) == 0
+    assert ownership.size(ownership.unclaimed) == 0
     dangling = ownership.size(ownership.dangling)
     kept = sum(paddr >= start for paddr, _ in blocks_of(handover))
     assert dangling == min(start + size + 4095, 1 << 64) // 4096 * 4096 - start - 4096 * kept
@@ -364,7 +364,7 @@ def test_accounts_agree_with_counting_pages(situation: Any, far: int) -> None:
     named = pages_of(span for claim in claims for span in spans_of(claim))
     everything = set().union(*per_owner.values())
     assert members(found.owned) == everything & blocks.pages
-    assert members(found.orphans) == blocks.pages - everything
+    assert members(found.unclaimed) == blocks.pages - everything
     assert members(found.dangling) == named - blocks.pages
     assert members(found.shared) == {
         pfn for pfn in everything if sum(pfn in pages for pages in per_owner.values()) > 1
@@ -413,7 +413,7 @@ def test_a_thousand_owners_at_the_end_of_the_address_space() -> None:
     assert {(one.bytes >> 12, one.blocks) for one in found.shares} == {(2, 1)}
     assert len(found.shares) == 1000
     assert found.size(found.dangling) == 1000 << 12
-    assert found.size(found.shared) == found.size(found.orphans) == 0
+    assert found.size(found.shared) == found.size(found.unclaimed) == 0
 
 
 def test_owners_stand_in_the_order_in_which_they_were_met() -> None:

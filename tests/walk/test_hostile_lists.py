@@ -43,7 +43,7 @@ def test_a_cycle_of_session_blocks_is_read_once(link: int) -> None:
     handover = look(image, dtb)
     assert kinds_of(handover) == {FaultKind.BLOCK_CYCLE}
     assert len(luo_of(handover).sessions) == 120
-    assert handover.ownership.size(handover.ownership.orphans) == 0
+    assert handover.ownership.size(handover.ownership.unclaimed) == 0
 
 
 def test_a_cycle_of_file_blocks_is_read_once() -> None:
