@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kho_inspect import fdt
-from kho_inspect.abi import MAP_PROPERTY, Abi
+from kho_inspect.abi import MAP_PROPERTY, Kernel
 from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.registry import BLOB_DECODERS, FILE_DECODERS, decode_blobs
 from kho_inspect.decoders.subnode import read_blobs
@@ -75,8 +75,8 @@ class Opened(NamedTuple):
 class Question:
     """What a verdict depends on besides the handover."""
 
-    target: Abi | None = None
-    """The ABI of the kernel to decide for."""
+    target: Kernel | None = None
+    """The kernel to decide for."""
     target_name: str = ""
     expectations: Sequence[Expectation] | None = None
 
@@ -180,7 +180,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
     geometry, reason = _choose_geometry(memory, root, options.page_size)
     tree: PreservedMap | None = None
     preserved = Preserved(geometry.shift, {})
-    if root.memory_map and root.known:
+    if root.memory_map and root.reads_map:
         walk = walk_radix if root.abi.radix else walk_chunks
         tree, preserved = walk(memory, geometry, root.memory_map, faults, options.limits)
     _note_defects(root, geometry, faults)
@@ -190,12 +190,14 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         geometry=geometry,
         preserved=preserved,
         claims=log,
-        faults=faults,
-        file_decoders=FILE_DECODERS,
+        # Properties of an unknown ABI may be missing for its own reasons.
+        faults=faults if root.known else FaultLog(),
+        file_decoders=FILE_DECODERS if root.abi.reads_vmalloc else {},
         limits=options.limits,
     )
     decoders = BLOB_DECODERS if root.known else ()
-    blobs = tuple(decode_blobs(context, read_blobs(context, root.root, root.abi), decoders))
+    read = read_blobs(context, root.root, root.abi if root.known else None)
+    blobs = tuple(decode_blobs(context, read, decoders))
     if tree is None:
         blobs = tuple(replace(blob, preserved=None) for blob in blobs)
     boot_dtb = options.boot_dtb or root.boot_dtb
@@ -255,7 +257,7 @@ def _note_defects(root: RootFdt, geometry: PageGeometry, faults: FaultLog) -> No
             f"property {MAP_PROPERTY!r} is {state}, should be 8 bytes and non-zero",
             path=(Step(StepKind.FDT),),
         )
-    if root.known and root.abi.radix and geometry.loses_order0:
+    if root.reads_map and root.abi.radix and geometry.loses_order0:
         faults.add(
             FaultKind.ORDER0_LOST,
             f"{root.abi.compatible} with {geometry.page_size // 1024}K pages cannot record order-0 "

@@ -54,12 +54,14 @@ def test_thousands_of_findings_do_not_keep_the_terminal_busy_for_minutes(tmp_pat
     again = [write.File(1, compatible=b"x", data=0), write.File(1, compatible=b"x", data=0)]
     write.luo_v5(image, [write.Session(b"same", again) for _ in range(300)])
     files = save(image, tmp_path, image.finish())
-    codes = Counter(finding["code"] for finding in document("check", *files)["findings"])
-    (most,) = codes.most_common(1)
+    places: Counter[str] = Counter()
+    for finding in document("check", *files)["findings"]:
+        places[finding["code"]] += finding["count"]
+    (most,) = places.most_common(1)
     assert most[1] > 100
     result = in_process("check", *files)
     assert result.status == 1
-    assert f"… {most[1] - MAX_ALIKE:,} more: --json lists them all" in result.stdout
+    assert f"… {most[1] - MAX_ALIKE:,} more: --json lists them" in result.stdout
     assert len(result.stdout.splitlines()) < 100
 
 
@@ -76,7 +78,7 @@ def test_a_page_with_thousands_of_owners_is_not_a_screen_for_each(tmp_path: Path
     files = save(image, tmp_path, image.finish())
     assert len(document("addr", *files, hex(page))["addresses"][0]["owners"]) == count
     result = in_process("addr", *files, hex(page))
-    assert f"… {count - MAX_OWNERS:,} more: --json lists them all" in result.stdout
+    assert f"… {count - MAX_OWNERS:,} more: --json lists them" in result.stdout
     assert len(result.stdout.splitlines()) < 2 * MAX_OWNERS
 
 

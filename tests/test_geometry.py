@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kho_inspect.abi import BY_COMPATIBLE, find_abi, nearest_abi
+from kho_inspect.abi import BY_COMPATIBLE, find_abi, find_target, nearest_abi
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.model.radix_tree import entry_path, node_path
 from kho_inspect.render.names import path_name
@@ -124,13 +124,46 @@ def test_paths_name_each_step_from_the_root() -> None:
     assert path_name(entry_path(found, key, 2)) == "root[2] → L4[0] → L3[0] → L2[16]"
 
 
-def test_a_composite_compatible_goes_by_its_first_known_part() -> None:
-    assert find_abi("kho-v4;radix-v1") is BY_COMPATIBLE["kho-v4"]
-    assert find_abi("radix-v9; kho-v3") is BY_COMPATIBLE["kho-v3"]
+def test_a_composite_whose_parts_are_all_known_is_its_root_abi() -> None:
+    text = "kho-v4;radix-v1;vmalloc-v1"
+    assert find_abi([text]) == (text, BY_COMPATIBLE["kho-v4"])
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "reads_map", "reads_vmalloc"),
+    [
+        ("radix-v9; kho-v3", ("radix-v9",), False, True),
+        ("kho-v4;radix-v1;vmalloc-v2", ("vmalloc-v2",), True, False),
+        ("kho-v4;foo-v1;radix-v1", ("foo-v1",), True, True),
+        ("kho-v4;radix-v2;vmalloc-v2", ("radix-v2", "vmalloc-v2"), False, False),
+    ],
+)
+def test_each_part_of_a_composite_is_judged_by_itself(
+    text: str, unknown: tuple[str, ...], reads_map: bool, reads_vmalloc: bool
+) -> None:
+    _, abi = find_abi([text]) or pytest.fail(text)
+    assert (abi.unknown, abi.reads_map, abi.reads_vmalloc) == (unknown, reads_map, reads_vmalloc)
+    assert (abi.compatible, abi.radix) in (("kho-v3", True), ("kho-v4", True))
+
+
+def test_any_string_of_a_compatible_list_counts() -> None:
+    assert find_abi(["x", "kho-v4", "kho-v3"]) == ("kho-v4", BY_COMPATIBLE["kho-v4"])
+    assert find_abi(["x", "kho-v9"]) is None
+    assert find_abi([]) is None
+
+
+def test_a_release_and_an_abi_are_targets_of_their_own() -> None:
+    """6.18 and 7.0 have the same root, but only one of them has LUO."""
+    old, new, any_v1 = map(find_target, ("linux-6.18", "7.0.3", "kho-v1"))
+    assert old and new and any_v1
+    assert (old.root, old.luo, old.files) == ("kho-v1", (), ())
+    assert (new.root, new.luo, new.files) == ("kho-v1", ("luo-v1",), ("memfd-v1",))
+    assert (any_v1.luo, any_v1.files) == (new.luo, new.files)
+    assert find_target("linux-7.9") is find_target("kho-v9") is None
 
 
 @settings(max_examples=50)
 @given(st.text())
 def test_any_compatible_string_has_a_nearest_abi(text: str) -> None:
     assert nearest_abi(text).compatible in BY_COMPATIBLE
-    assert find_abi(text) is None or any(name in text for name in BY_COMPATIBLE)
+    assert find_abi([text]) is None or any(name in text for name in BY_COMPATIBLE)

@@ -49,7 +49,9 @@ FORMATS = {
     "kho_scratch": (setup_data.kho_scratch, "<2Q"),
     "kho_kexec_metadata": (kexec_metadata.kho_kexec_metadata, "<I65sI"),
     "kho_block_header": (block.kho_block_header, "<2Q"),
-    "luo_ser": (luo.luo_ser, "<8s3Q"),
+    "luo_ser": (luo.luo_ser(6), "<8s3Q"),
+    "luo_ser of a composite": (luo.luo_ser(15), "<16s3Q"),
+    "luo_ser_features": (luo.luo_ser_features, "<3Q104s3Q"),
     "luo_session_ser": (luo.luo_session_ser, "<64s2Q"),
     "luo_file_ser": (luo.luo_file_ser, "<48s2Q"),
     "luo_flb_header_ser": (luo.luo_flb_header_ser, "<2Q"),
@@ -57,6 +59,7 @@ FORMATS = {
     "kho_vmalloc": (vmalloc.kho_vmalloc, "<QIHH"),
     "memfd_luo_ser_v1": (memfd.memfd_luo_ser_v1, "<QQQQIHH"),
     "memfd_luo_ser": (memfd.memfd_luo_ser, "<QQIIQQIHH"),
+    "memfd_luo_ser_features": (memfd.memfd_luo_ser_features, "<3Q104sQQIIQQIHH"),
     "memfd_luo_folio_ser": (memfd.memfd_luo_folio_ser, "<2Q"),
     "khoser_mem_chunk_hdr": (v1.khoser_mem_chunk_hdr, "<QII"),
     "khoser_mem_bitmap_ptr": (v1.khoser_mem_bitmap_ptr, "<2Q"),
@@ -121,8 +124,24 @@ def test_what_has_no_plain_format_is_refused() -> None:
         format_of(Struct("words" / Int64ul[4]))
 
 
-@pytest.mark.parametrize("blob", [b"", b"luo", b"luo-v5", b"luo-v5\0\0" + bytes(24), RANDOM])
-def test_luo_compatible_is_what_the_blob_has_of_it(blob: bytes) -> None:
-    padded = blob.ljust(32, b"\0")
-    assert luo.luo_compatible(blob).ljust(8, b"\0") == struct.unpack_from("<8s3Q", padded)[0]
-    assert luo.luo_compatible(memoryview(blob)) == luo.luo_compatible(blob)
+@pytest.mark.parametrize(
+    ("blob", "text"),
+    [
+        (b"", b""),
+        (b"luo", b"luo"),
+        (b"luo-v5\0\0" + bytes(24), b"luo-v5"),
+        (b"luo-v5\0x" + bytes(24), b"luo-v5"),
+        (b"luo-v5;block-v1\0" + bytes(24), b"luo-v5;block-v1"),
+        (b"x" * 100, b"x" * 8),
+        (b";" * 300, b";" * 256),
+    ],
+)
+def test_luo_compatible_ends_at_its_nul_and_only_a_composite_is_longer(
+    blob: bytes, text: bytes
+) -> None:
+    assert luo.luo_compatible(blob) == luo.luo_compatible(memoryview(blob)) == text
+
+
+@pytest.mark.parametrize(("length", "size"), [(0, 32), (7, 32), (8, 40), (15, 40), (16, 48)])
+def test_the_string_of_luo_is_padded_with_its_nul(length: int, size: int) -> None:
+    assert luo.luo_ser(length).sizeof() == size

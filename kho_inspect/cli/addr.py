@@ -25,7 +25,7 @@ def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
             raise click.UsageError(f"{paddr:#x} is beyond 64 bits")
     opened = given.open()
     handover = inspect_opened(opened, given.options)
-    known = misfit_of(handover) is None
+    known = handover.fdt.reads_map and misfit_of(handover) is None
     found = [describe_address(opened.memory, handover, paddr) for paddr in paddrs]
     if given.json:
         from kho_inspect.render.json import addresses_document

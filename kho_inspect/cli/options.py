@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kho_inspect.abi import ABIS, TARGETS, Abi, find_target
+from kho_inspect.abi import ABIS, TARGETS, Kernel, find_target
 from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.errors import KhoError
@@ -109,13 +109,13 @@ class Target(ParamType):
 
     name = "target"
 
-    def convert(self, value: object, param: object, ctx: object) -> tuple[str, Abi]:
+    def convert(self, value: object, param: object, ctx: object) -> tuple[str, Kernel]:
         if isinstance(value, tuple):
             return value
-        abi = find_target(str(value))
-        if abi is None:
+        kernel = find_target(str(value))
+        if kernel is None:
             self.fail(f"{value!r} is no kernel or ABI that is known: {', '.join(TARGETS)}")
-        return str(value), abi
+        return str(value), kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,11 +314,11 @@ def judged(function: Callable[..., int]) -> Callable[..., int]:
     """The options of commands that judge; the function gets ``question`` for ``target``."""
 
     @wraps(function)
-    def wrapper(given: Input, target: tuple[str, Abi] | None, **params: Any) -> int:
+    def wrapper(given: Input, target: tuple[str, Kernel] | None, **params: Any) -> int:
         from kho_inspect.inspection import Question
 
-        name, abi = target or ("", None)
-        return function(given, question=Question(abi, name), **params)
+        name, kernel = target or ("", None)
+        return function(given, question=Question(kernel, name), **params)
 
     decorated: Callable[..., int] = _TARGET(takes_scratch(wrapper))
     return decorated

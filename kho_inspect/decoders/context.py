@@ -18,6 +18,7 @@ from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.contents import FileContent, VmallocArea
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.features import Features
 from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind
 from kho_inspect.model.preserved import Preserved
@@ -37,7 +38,7 @@ class Context:
     claims: ClaimLog
     faults: FaultLog
     file_decoders: Mapping[str, FileDecoder]
-    """Name of a file handler → decoder of its files."""
+    """Name of a file handler, or known part of a composite one → decoder of its files."""
     limits: Limits = DEFAULT_LIMITS
     spent: Counter[str] = field(default_factory=Counter)
     """What decoders used up of budgets of their own, by name."""
@@ -50,6 +51,28 @@ class Context:
         """Bytes of tables that may still be read: all together, no more than the dump stores."""
         self.pages_left = pages_of(self.memory, self.geometry)
         """Pages that vmalloc lists may still name: all together, no more than the machine has."""
+
+    def features(
+        self, header: Any, names: tuple[str, ...], paddr: PhysAddr, path: Path
+    ) -> Features:
+        """A feature header; bits that its writer cannot have set are a fault."""
+        found = Features(names, header.supp, header.req, header.active)
+        stray = (found.required | found.active) & ~found.supported
+        if stray:
+            words = f"features {found.words(stray)} are required or active, but not supported"
+            self.faults.add(FaultKind.FEATURES, words, paddr=paddr, path=path)
+        return found
+
+    def inactive(
+        self, features: Features | None, name: str, held: int, paddr: PhysAddr, path: Path
+    ) -> bool:
+        """Whether a feature is not active; its field that is ``held`` all the same is a fault."""
+        if features is None or features.has(name):
+            return False
+        if held:
+            words = f"feature {name} is not active, but its field is {held:#x}"
+            self.faults.add(FaultKind.FEATURES, words, paddr=paddr, path=path)
+        return True
 
     def read_struct(
         self, layout: Layout, blob: Blob, kind: str, short: FaultKind

@@ -1,7 +1,7 @@
 """Live Update Orchestrator: ``kernel/liveupdate/luo_core.c`` and its neighbours.
 
-luo-v1 [7.1] is an FDT that points to plain arrays, luo-v5 [7.2, 7.3] a raw struct that points to
-chains of kho_blocks. Sessions are written at reboot only: none before that is normal.
+luo-v1 [6.19, 7.0, 7.1] is an FDT that points to plain arrays, luo-v5 [7.2, 7.3] a raw struct that
+points to chains of kho_blocks. Sessions are written at reboot only: none before that is normal.
 """
 
 from __future__ import annotations
@@ -11,8 +11,17 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
+from kho_inspect.abi import (
+    LUO_BY_COMPATIBLE,
+    LUO_FEATURES,
+    LuoAbi,
+    find_luo,
+    is_unknown,
+    split_composite,
+)
 from kho_inspect.decoders.context import Context, FileEntry
 from kho_inspect.layouts import luo as layout
+from kho_inspect.layouts.features import luo_feature_hdr
 from kho_inspect.layouts.views import Layout, parse_record
 from kho_inspect.limits import exceeded
 from kho_inspect.memory import Presence
@@ -53,6 +62,8 @@ def decode_fdt(context: Context, blob: Blob, kind: str) -> Luo:
         sessions = _sessions(context, entries, _files_of_array, path)
     return Luo(
         compatible=kind,
+        abi=LUO_BY_COMPATIBLE[kind],
+        features=None,
         liveupdate_num=number,
         sessions_pa=sessions_pa,
         flbs_pa=flbs_pa,
@@ -63,26 +74,54 @@ def decode_fdt(context: Context, blob: Blob, kind: str) -> Luo:
 
 def decode_raw(context: Context, blob: Blob, kind: str) -> Luo | None:
     """luo-v5: the struct, then the chains of blocks; None when the blob is too short."""
+    text = layout.luo_compatible(blob.data)
+    abi = find_luo(text_of(text))
+    assert abi is not None
+    return _decode_struct(context, blob, layout.luo_ser(len(text)), text_of(text), abi)
+
+
+def decode_features(context: Context, blob: Blob, kind: str) -> Luo | None:
+    """The same struct behind a feature header: what is not active is not read."""
+    return _decode_struct(context, blob, layout.luo_ser_features, kind, LUO_FEATURES)
+
+
+def _decode_struct(
+    context: Context, blob: Blob, struct: Layout, compatible: str, abi: LuoAbi
+) -> Luo | None:
     path = (Step(StepKind.SUBNODE, blob.name),)
-    fields = context.read_struct(layout.luo_ser, blob, kind, FaultKind.LUO_SHORT)
+    fields = context.read_struct(struct, blob, compatible, FaultKind.LUO_SHORT)
     if fields is None:
         return None
-    entries = _read_chain(
-        context,
-        fields.sessions_pa,
-        layout.luo_session_ser,
-        LUO,
-        ClaimKind.SESSION_BLOCK,
-        (*path, Step(StepKind.SESSIONS)),
+    paddr, features = blob.paddr or 0, None
+    if abi.features:
+        features = context.features(fields.features, abi.features, paddr, path)
+    number, sessions_pa, flbs_pa = (
+        None if context.inactive(features, name, held, paddr, path) else held
+        for name, held in zip(
+            LUO_FEATURES.features,
+            (fields.liveupdate_num, fields.sessions_pa, fields.flbs_pa),
+            strict=True,
+        )
     )
-    sessions = _sessions(context, entries, _files_of_chain, path)
+    entries: list[Any] = []
+    if abi.reads_blocks:
+        entries = _read_chain(
+            context,
+            sessions_pa or 0,
+            layout.luo_session_ser,
+            LUO,
+            ClaimKind.SESSION_BLOCK,
+            (*path, Step(StepKind.SESSIONS)),
+        )
     return Luo(
-        compatible=kind,
-        liveupdate_num=fields.liveupdate_num,
-        sessions_pa=fields.sessions_pa,
-        flbs_pa=fields.flbs_pa,
-        sessions=sessions,
-        flbs=_flbs(context, fields.flbs_pa, path),
+        compatible=compatible,
+        abi=abi,
+        features=features,
+        liveupdate_num=number,
+        sessions_pa=sessions_pa or 0,
+        flbs_pa=flbs_pa or 0,
+        sessions=_sessions(context, entries, _files_of_chain, path),
+        flbs=_flbs(context, flbs_pa or 0, path),
     )
 
 
@@ -95,7 +134,7 @@ def _pointer(context: Context, blob: Blob, child: str, compatible: str) -> PhysA
         context.faults.add(FaultKind.LUO_PROPERTY, f"LUO node {child!r} is missing", path=path)
         return 0
     path = (*path, Step(StepKind.NODE, child))
-    if compatible.encode() not in (node.prop("compatible") or b"").split(b"\0"):
+    if not node.is_compatible(compatible):
         found = f"{node.string('compatible')!r}, should be {compatible!r}"
         words = f"compatible of LUO node {child!r} is {found}"
         context.faults.add(FaultKind.LUO_PROPERTY, words, path=path)
@@ -205,8 +244,8 @@ def _sessions(
         listed.append((entry, owner, here, len(held)))
         for at, file in enumerate(held):
             named = FileEntry(file.data, owner.of(file.token), (*here, Step(StepKind.FILE, at)))
-            handler = _c_string(file.compatible)
-            if handler in context.file_decoders and _is_first(context, *named, "descriptor"):
+            handler, _ = _handler(context, _c_string(file.compatible))
+            if handler is not None and _is_first(context, *named, "descriptor"):
                 wanted.setdefault(handler, []).append(len(files))
                 context.claims.add_owner(named.owner)
             files.append((file, named))
@@ -236,16 +275,26 @@ def _decode_files(
         for number, content in zip(numbers, decoded, strict=True):
             contents[number] = content
     for (file, named), content in zip(files, contents, strict=True):
-        handler = _c_string(file.compatible)
+        compatible = _c_string(file.compatible)
+        decoder, unknown = _handler(context, compatible)
         yield LuoFile(
-            compatible=handler,
+            compatible=compatible,
             data=file.data,
             token=file.token,
             content=content,
-            known=handler in context.file_decoders,
+            known=decoder is not None,
+            unknown=unknown,
             owner=named.owner,
             path=named.path,
         )
+
+
+def _handler(context: Context, compatible: str) -> tuple[str | None, tuple[str, ...]]:
+    """The name of the decoder that reads files of a handler, and its parts that are not known."""
+    if compatible in context.file_decoders:
+        return compatible, ()
+    base, unknown = split_composite(compatible, context.file_decoders.keys())
+    return (None if is_unknown("vmalloc", unknown) else base), unknown
 
 
 def _is_first(context: Context, paddr: PhysAddr, owner: Owner, path: Path, what: str) -> bool:
@@ -302,5 +351,16 @@ def _c_string(raw: bytes) -> str:
 
 
 def is_raw(blob: Blob) -> bool:
-    """Whether a blob is a luo-v5 struct."""
-    return layout.luo_compatible(blob.data).rstrip(b"\0") == b"luo-v5"
+    """Whether a blob is a luo-v5 struct, or one with a composite string."""
+    text = layout.luo_compatible(blob.data)
+    abi = find_luo(text_of(text)) if len(text) < layout.MAX_LUO_COMPATIBLE else None
+    return abi is not None and not abi.fdt
+
+
+def is_features(blob: Blob) -> bool:
+    """Whether a blob begins as a writer of feature headers leaves it."""
+    if len(blob.data) < luo_feature_hdr.sizeof():
+        return False
+    header = parse_record(luo_feature_hdr, blob.data)
+    stray = (header.req | header.active) & ~header.supp
+    return header.supp != 0 and not stray and not any(header.reserved)

@@ -16,23 +16,32 @@ from kho_inspect.intervals import I64
 from kho_inspect.layouts.memfd import (
     FOLIO_FLAGS,
     FOLIO_PFN_BITS,
+    MEMFD_FEATURES,
     MEMFD_SEALS,
     memfd_luo_folio_ser,
     memfd_luo_ser,
+    memfd_luo_ser_features,
     memfd_luo_ser_v1,
 )
 from kho_inspect.layouts.views import dtype_of, parse_record
+from kho_inspect.layouts.vmalloc import kho_vmalloc
 from kho_inspect.model.contents import Document, FileContent, Piece, VmallocArea
 from kho_inspect.model.faults import FaultKind
+from kho_inspect.model.features import Features
 from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind
 from kho_inspect.units import PhysAddr, exact_size, flag_names, flag_text, plural
 from kho_inspect.walk.pages import Target
 
-_LAYOUTS = {"memfd-v1": memfd_luo_ser_v1, "memfd-v2": memfd_luo_ser}
+_LAYOUTS = {
+    "memfd-v1": memfd_luo_ser_v1,
+    "memfd-v2": memfd_luo_ser,
+    "memfd": memfd_luo_ser_features,
+}
 _DESCRIPTOR = Target("memfd descriptor", FaultKind.MEMFD_MISSING, FaultKind.MEMFD_NOT_STORED)
 _FOLIO = dtype_of(memfd_luo_folio_ser)
 _FLAGS = np.uint64(FOLIO_PFN_BITS)
 _PFN = np.uint64((1 << FOLIO_PFN_BITS) - 1)
+_NO_FOLIOS = parse_record(kho_vmalloc, bytes(kho_vmalloc.sizeof()))
 LOOKED_UP = 1 << 18
 """Folios whose blocks are looked up together: of many small tables, a fraction of the time."""
 
@@ -69,13 +78,14 @@ class Memfd(FileContent):
     size: int
     """Bytes."""
     seals: int | None
-    """F_SEAL_* bits; None in memfd-v1, which has none."""
+    """F_SEAL_* bits; None in memfd-v1, which has none, and where they are no active feature."""
     flags: int | None
     nr_folios: int
     folios: VmallocArea
     """The area that holds the folio table."""
     table: Folios
     """As many entries of the table as could be read."""
+    features: Features | None
     owner: Owner
     path: Path
 
@@ -94,6 +104,7 @@ class Memfd(FileContent):
         table = self.table
         columns = (table.pfn, table.order, table.flags, table.index)
         return {
+            "features": self.features.document() if self.features else None,
             "pos": self.pos,
             "size": self.size,
             "seals": self.seals,
@@ -169,6 +180,13 @@ def _read(compatible: str, context: Context, entry: FileEntry) -> _Read:
         return _Read(owner, np.empty(0, dtype=_FOLIO), None)
     fields = parse_record(layout, raw)
     context.claims.add(owner, ClaimKind.MEMFD_DESCRIPTOR, data, len(raw))
+    seals, features = getattr(fields, "seals", None), None
+    if hasattr(fields, "features"):
+        features = context.features(fields.features, MEMFD_FEATURES, data, path)
+        if context.inactive(features, "seals", fields.seals, data, path):
+            seals = None
+        if context.inactive(features, "folios", fields.nr_folios, data, path):
+            fields.nr_folios, fields.folios = 0, _NO_FOLIOS
     area = context.vmalloc(
         fields.folios,
         (*path, Step(StepKind.FOLIOS)),
@@ -182,10 +200,11 @@ def _read(compatible: str, context: Context, entry: FileEntry) -> _Read:
         paddr=data,
         pos=fields.pos,
         size=fields.size,
-        seals=getattr(fields, "seals", None),
+        seals=seals,
         flags=getattr(fields, "flags", None),
         nr_folios=fields.nr_folios,
         folios=area,
+        features=features,
         owner=owner,
         path=path,
     )

@@ -26,17 +26,20 @@ class BlobDecoder:
     """``(context, blob, kind)`` → content; None when not even its first struct can be read."""
     is_raw: Callable[[Blob], bool] | None = None
     """Whether a blob is this decoder's; None: it is an FDT whose root is compatible to ``kind``."""
+    vmalloc: bool = False
+    """Whether it reads vmalloc areas."""
 
     def matches(self, blob: Blob) -> bool:
         """Whether the blob's own compatible string, or shape, is this decoder's."""
         if self.is_raw is not None:
             return self.is_raw(blob)
-        return blob.fdt is not None and blob.fdt.string("compatible") == self.kind
+        return blob.fdt is not None and blob.fdt.is_compatible(self.kind)
 
 
 BLOB_DECODERS = (
     BlobDecoder("luo-v1", "LUO", Subsystem.LUO, luo.decode_fdt),
     BlobDecoder("luo-v5", "LUO", Subsystem.LUO, luo.decode_raw, luo.is_raw),
+    BlobDecoder("luo", "LUO", Subsystem.LUO, luo.decode_features, luo.is_features),
     BlobDecoder("memblock-v1", "memblock", Subsystem.MEMBLOCK, memblock.decode),
     BlobDecoder(
         "kexec-metadata",
@@ -45,7 +48,7 @@ BLOB_DECODERS = (
         kexec_metadata.decode,
         lambda blob: not blob.fdt,
     ),
-    BlobDecoder("kho-test-v1", "kho_test", Subsystem.KHO_TEST, kho_test.decode),
+    BlobDecoder("kho-test-v1", "kho_test", Subsystem.KHO_TEST, kho_test.decode, vmalloc=True),
 )
 
 FILE_DECODERS: dict[str, FileDecoder] = {**memfd.FILE_DECODERS}
@@ -72,7 +75,8 @@ def decode_blobs(
             size = blob.size if blob.stored else 1
             context.claims.add(blob.owner, ClaimKind.BLOB, blob.paddr, size)
         for decoder in decoders if blob.stored else ():
-            if decoder.node == blob.name and decoder.matches(blob):
+            readable = context.geometry.abi.reads_vmalloc or not decoder.vmalloc
+            if readable and decoder.node == blob.name and decoder.matches(blob):
                 content = decoder.decode(context, blob, decoder.kind)
                 blob = replace(blob, kind=decoder.kind, content=content)
                 break

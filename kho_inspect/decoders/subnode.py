@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 
 from kho_inspect import fdt
-from kho_inspect.abi import Abi
+from kho_inspect.abi import ABIS, Abi
 from kho_inspect.decoders.context import Context
 from kho_inspect.errors import FdtError
 from kho_inspect.limits import exceeded
@@ -22,8 +22,11 @@ MAX_SUBNODES = 2048
 """The root FDT is one page, 64 KiB at the most, of which a sub-node takes at least 32 bytes."""
 
 
-def read_blobs(context: Context, root: FdtNode, abi: Abi) -> Iterator[Blob]:
-    """The blob of each sub-node, as far as the dump gives it; what it cannot give is a fault."""
+def read_blobs(context: Context, root: FdtNode, abi: Abi | None) -> Iterator[Blob]:
+    """The blob of each sub-node, as far as the dump gives it; what it cannot give is a fault.
+
+    Under an ABI that is not known (None), where its properties are those of a known one.
+    """
     more = len(root.children) - MAX_SUBNODES
     if more > 0:
         context.faults.add(
@@ -37,10 +40,20 @@ def read_blobs(context: Context, root: FdtNode, abi: Abi) -> Iterator[Blob]:
         yield reader.read(node)
 
 
+def _like(node: FdtNode) -> Abi:
+    """The newest known ABI whose properties a sub-node has, else the newest."""
+    names = {prop.name for prop in node.props}
+    newest = ABIS[::-1]
+    return next(
+        (abi for abi in newest if {abi.blob_property, abi.blob_size_property} - {None} <= names),
+        newest[0],
+    )
+
+
 class _Reader:
     """Reads blobs within the limits of all of them: any number may name the same memory."""
 
-    def __init__(self, context: Context, abi: Abi) -> None:
+    def __init__(self, context: Context, abi: Abi | None) -> None:
         self.context = context
         self.abi = abi
         self.faults = context.faults
@@ -50,11 +63,12 @@ class _Reader:
 
     def read(self, node: FdtNode) -> Blob:
         path = (Step(StepKind.SUBNODE, node.name),)
-        paddr = self.pointer(node, self.abi.blob_property, path)
+        abi = self.abi or _like(node)
+        paddr = self.pointer(node, abi.blob_property, path)
         size: int | None = None
         data: bytes | memoryview | None = None
-        if self.abi.blob_size_property is not None:
-            size = self.pointer(node, self.abi.blob_size_property, path)
+        if abi.blob_size_property is not None:
+            size = self.pointer(node, abi.blob_size_property, path)
         elif paddr is not None:
             size = self.fdt_size(paddr, path)
         if paddr is not None and size is not None:

@@ -1,9 +1,10 @@
-"""Preserved memfds: ``include/linux/kho/abi/memfd.h`` (memfd-v1, memfd-v2 [7.1])."""
+"""Preserved memfds: ``include/linux/kho/abi/memfd.h`` (memfd-v1 [6.19, 7.0], memfd-v2 [7.1])."""
 
 from __future__ import annotations
 
 from construct import Int32ul, Int64ul, Struct
 
+from kho_inspect.layouts.features import luo_feature_hdr
 from kho_inspect.layouts.vmalloc import kho_vmalloc
 
 memfd_luo_ser_v1 = Struct(
@@ -23,6 +24,12 @@ memfd_luo_ser = Struct(
     "folios" / kho_vmalloc,
 )
 """``struct memfd_luo_ser`` of memfd-v2, 48 bytes."""
+
+memfd_luo_ser_features = Struct("features" / luo_feature_hdr, *memfd_luo_ser.subcons)
+"""``struct memfd_luo_ser`` with a feature header, 176 bytes; its handler is ``memfd``."""
+
+MEMFD_FEATURES = ("seals", "folios")
+"""Bits of its feature header, lowest first."""
 
 memfd_luo_folio_ser = Struct("pfn_flags" / Int64ul, "index" / Int64ul)
 """``struct memfd_luo_folio_ser { u64 pfn:52; u64 flags:12; u64 index; }``"""

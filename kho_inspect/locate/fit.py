@@ -107,7 +107,7 @@ def find_fit(
     found, if there was one. Never raises.
     """
     bounded = Limits(nodes=min(limits.nodes, MAX_NODES), runs=min(limits.runs, MAX_RUNS))
-    if not root.known or not root.memory_map:
+    if not root.reads_map or not root.memory_map:
         return None
     try:
         located = located or locate(memory, limit=MAX_SCANNED)

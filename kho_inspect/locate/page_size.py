@@ -63,7 +63,14 @@ def find_page_size(
     memory_map: PhysAddr,
     limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[Evidence, str]:
-    """Try every page size on the map at ``memory_map``; the best one, and why, in words."""
+    """Try every page size on the map at ``memory_map``; the best one, and why, in words.
+
+    A map of a kind that is not known is no evidence.
+    """
+    if not abi.reads_map:
+        smallest = min(PAGE_SHIFTS.values())
+        reason = f"assumed {page_size_name(smallest)}: the layout of the map is not known"
+        return Evidence(PageGeometry(smallest, abi), aligned=False), reason
     blobs = blob_pointers(root, abi)
     candidates = [
         _examine(memory, PageGeometry(shift, abi), memory_map, blobs, limits)

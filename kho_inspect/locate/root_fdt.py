@@ -61,7 +61,7 @@ def read_root_fdt(
             f"{path}: {error.message}", offset=error.offset, hint=hint, source=path
         ) from error
     else:
-        is_kho = (root.string("compatible") or "").startswith("kho-")
+        is_kho = any(text.startswith("kho-") for text in root.strings("compatible"))
         if not is_kho and root.prop(MAP_PROPERTY) is None:
             found, recovery = _follow_chosen(path, root, memory)
             boot_dtb = path
@@ -108,8 +108,12 @@ def _describe(
     paddr: PhysAddr | None = None,
     boot_dtb: str | None = None,
 ) -> RootFdt:
-    compatible = root.string("compatible") or ""
-    abi = BY_COMPATIBLE.get(assume_abi) if assume_abi else find_abi(compatible)
+    compatible, abi = find_abi(root.strings("compatible")) or (
+        root.string("compatible") or "",
+        None,
+    )
+    if assume_abi:
+        abi = BY_COMPATIBLE.get(assume_abi)
     size = fdt.total_size(data) or 0
     return RootFdt(
         path=path,

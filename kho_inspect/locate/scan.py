@@ -227,7 +227,7 @@ class _Scan:
             return None
         root = self.parse(data)
         if root is None or (
-            root.prop(MAP_PROPERTY) is None and find_abi(root.string("compatible") or "") is None
+            root.prop(MAP_PROPERTY) is None and find_abi(root.strings("compatible")) is None
         ):
             return None
         memory_map, valid, preserved = root.u64(MAP_PROPERTY), False, False
@@ -278,8 +278,8 @@ def _judge_tree(
     memory: PhysicalMemory, root: FdtNode, memory_map: PhysAddr, paddr: PhysAddr
 ) -> tuple[bool, bool]:
     """Whether the map reads well, and whether it records the page at ``paddr``."""
-    abi = find_abi(root.string("compatible") or "")
-    if abi is None:
+    _, abi = find_abi(root.strings("compatible")) or (None, None)
+    if abi is None or not abi.reads_map:
         return False, False
     best, _ = find_page_size(memory, abi, root, memory_map)
     if not (best.aligned and best.good and not best.bad):

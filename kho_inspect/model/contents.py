@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect.geometry import PageGeometry
+from kho_inspect.model.features import Features
 from kho_inspect.model.identity import Name, Path
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr
@@ -153,6 +154,8 @@ class FileContent(Decoded):
     """Name of its part in a document."""
     size: int
     """Bytes of the file."""
+    features: Features | None
+    """Its feature header, where there is one."""
 
     def pieces(self, geometry: PageGeometry) -> Sequence[Piece]:
         """The memory of the file's content, in file order, clipped to its size."""

@@ -57,6 +57,7 @@ class FaultKind(StrEnum):
     LUO_FLB = "luo-flb"
     LUO_LIMIT = "luo-limit"
     LUO_SHARED = "luo-shared"
+    FEATURES = "features"
     MEMFD_MISSING = "memfd-missing"
     MEMFD_MISALIGNED = "memfd-misaligned"
     MEMFD_NOT_STORED = "memfd-not-stored"

@@ -37,6 +37,14 @@ class FdtNode:
         data = self.prop(name)
         return None if data is None else text_of(data.split(b"\0")[0])
 
+    def strings(self, name: str) -> list[str]:
+        """All strings of a property, a last one without its NUL too: libfdt finds that as well."""
+        return [text_of(text) for text in (self.prop(name) or b"").split(b"\0") if text]
+
+    def is_compatible(self, name: str) -> bool:
+        """Whether one of its compatible strings is ``name``: ``fdt_node_check_compatible()``."""
+        return name in self.strings("compatible")
+
     def integer(self, name: str, size: int) -> int | None:
         """A native- (little-)endian integer property; None when absent or not ``size`` bytes."""
         data = self.prop(name)

@@ -46,7 +46,7 @@ class RootFdt:
 
     path: str
     compatible: str
-    """As written; ``abi`` is what it was read as."""
+    """As written, of several strings the one that is known; ``abi`` is what it was read as."""
     abi: Abi
     assumed: bool
     """The ABI was given by the user, not recognised."""
@@ -67,6 +67,11 @@ class RootFdt:
     """Where it stands in memory, where known."""
     boot_dtb: str | None = None
     """The boot DTB whose /chosen led to it."""
+
+    @property
+    def reads_map(self) -> bool:
+        """Whether the layout of the preserved-memory map is known."""
+        return self.known and self.abi.reads_map
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kho_inspect.abi import LuoAbi
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.model.contents import Content, Document, FileContent, Item, Row, Rows, VmallocArea
-from kho_inspect.model.identity import Owner, Path, Subsystem
+from kho_inspect.model.features import Features
+from kho_inspect.model.identity import Owner, Path, Step, StepKind, Subsystem
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr, plural
 
@@ -28,6 +30,8 @@ class LuoFile:
     """None for a handler that is not known, or a descriptor that could not be read."""
     known: bool
     """Whether there is a decoder for the handler."""
+    unknown: tuple[str, ...]
+    """Parts of a composite handler that are not known."""
     owner: Owner
     path: Path
 
@@ -92,6 +96,10 @@ class Luo(Content):
     """The Live Update Orchestrator's state."""
 
     compatible: str
+    """As written, ``luo`` where a feature header stands in its place."""
+    abi: LuoAbi
+    features: Features | None
+    """The feature header, where there is one."""
     liveupdate_num: int | None
     sessions_pa: PhysAddr
     """luo-v5: 0 when sessions were not serialized (yet)."""
@@ -104,7 +112,17 @@ class Luo(Content):
 
         The header of luo-v1 stands there from the start, and counts nothing.
         """
-        return self.sessions_pa != 0 and (self.compatible != "luo-v1" or bool(self.sessions))
+        return self.sessions_pa != 0 and (not self.abi.fdt or bool(self.sessions))
+
+    @property
+    def foreign(self) -> bool:
+        """Whether a reader must know a part, or a feature, that is not known here."""
+        headers = [self.features, *(one.content.features for one in self.files if one.content)]
+        return (
+            bool(self.abi.unknown)
+            or any(header.unknown(header.required) for header in headers if header)
+            or any(file.known and file.unknown for file in self.files)
+        )
 
     @property
     def files(self) -> list[LuoFile]:
@@ -114,6 +132,8 @@ class Luo(Content):
     def summary(self) -> str:
         if not self.complete():
             return "not serialized yet"
+        if not self.abi.reads_blocks:
+            return f"sessions not read: {', '.join(self.abi.unknown)}"
         return f"{plural(len(self.sessions), 'session')}, {plural(len(self.files), 'file')}"
 
     def rows(self) -> Rows:
@@ -132,6 +152,7 @@ class Luo(Content):
     def document(self) -> Document:
         return {
             "compatible": self.compatible,
+            "features": self.features.document() if self.features else None,
             "liveupdate_num": self.liveupdate_num,
             "sessions_pa": hex(self.sessions_pa),
             "flbs_pa": hex(self.flbs_pa),
@@ -151,9 +172,19 @@ class Luo(Content):
                 yield from file.content.areas()
 
     def unknown(self) -> Iterator[tuple[str, Path]]:
+        path = (Step(StepKind.SUBNODE, "LUO"),)
+        for part in self.abi.unknown:
+            yield f"part {part!r} of LUO {self.compatible!r}", path
+        if self.features and (bits := self.features.unknown(self.features.active)):
+            yield f"LUO feature {bits:#x}", path
         for file in self.files:
             if not file.known:
                 yield f"file handler {file.compatible!r}", file.path
+            for part in file.unknown if file.known else ():
+                yield f"part {part!r} of file handler {file.compatible!r}", file.path
+            features = file.content.features if file.content is not None else None
+            if features and (bits := features.unknown(features.active)):
+                yield f"feature {bits:#x} of file {file.token:#x}", file.path
 
     def hidden(self, preserved: Preserved, path: Path) -> Iterator[tuple[str, Path]]:
         if not self.complete():

@@ -26,11 +26,14 @@ class Evidence:
     page_shift: int
     unpreserved: Intervals
     """Page frames that are surely not preserved, merged; none where the map is not known."""
+    reads_map: bool = True
+    """Whether the layout of the map is known, and with it the length of each folio."""
 
     @property
     def doubts(self) -> list[str]:
         """Why nothing that was read can be trusted."""
-        return [] if self.capture.fits else [f"capture {self.capture.state.value}"]
+        doubts = [] if self.capture.fits else [f"capture {self.capture.state.value}"]
+        return doubts if self.reads_map else [*doubts, "unknown map"]
 
     def document(self) -> dict[str, Any]:
         """State and reasons of the capture, for the manifest."""
@@ -61,4 +64,4 @@ def evidence_of(handover: Handover) -> Evidence:
     if tree is not None and tree.readable and not case.map.is_late:
         known = intervals.union([case.map.preserved.merged, case.map.lost])
         unpreserved = intervals.subtract(_ALL_PAGES, known)
-    return Evidence(capture_of(case), handover.geometry.shift, unpreserved)
+    return Evidence(capture_of(case), handover.geometry.shift, unpreserved, handover.fdt.reads_map)

@@ -82,10 +82,13 @@ def _facts(handover: Handover, fits: bool) -> Iterator[tuple[str, Text]]:
         abi = f"{abi} assumed (--assume-abi); the FDT says {root.compatible!r}"
     elif not root.known:
         abi = f"{root.compatible!r} is not known: its map is not read (--assume-abi {abi})"
-    elif root.compatible != root.abi.compatible:
+    elif root.abi.unknown:
         abi = f"{abi}, the known part of {root.compatible!r}"
-    pages = page_size_name(handover.geometry.shift)
-    yield "ABI", plain(f"{abi} (kernels: {root.abi.kernels}), {pages} pages")
+    elif root.compatible != abi:
+        abi = f"{abi}, in parts: {root.compatible!r}"
+    else:
+        abi = f"{abi} (kernels: {root.abi.kernels})"
+    yield "ABI", plain(f"{abi}, {page_size_name(handover.geometry.shift)} pages")
     yield "writer", plain(_writer(handover))
     yield "map", plain(_map(handover, fits))
     yield "scratch", plain(_scratch(handover))

@@ -105,10 +105,12 @@ def address(value: int | None) -> str | None:
 
 
 def show_document(handover: Handover) -> Document:
-    """``kho-inspect show --json``."""
+    """``kho-inspect show --json``; the root FDT itself is in it where its ABI is not known."""
     preserved, tree = handover.preserved, handover.tree
+    root = {} if handover.fdt.known else {"root": _fdt_node(handover.fdt.root)}
     return {
         **_head(handover),
+        **root,
         "tree": {
             "levels": tree.depth if tree else 0,
             "nodes": tree.nodes if tree else 0,

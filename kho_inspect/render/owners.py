@@ -42,7 +42,8 @@ def overview(handover: Handover, most: int = 8) -> Text:
     ]
     left = [f"{len(named) - most} more"] if len(named) > most else []
     names = " · ".join([*named[:most], *left])
-    text = plain(f"{share}  {names}" if total else "nothing is preserved")
+    none = "nothing is preserved" if handover.fdt.reads_map else "what is preserved is not known"
+    text = plain(f"{share}  {names}" if total else none)
     for name, pages in _troubles(handover).items():
         if len(pages[0]):
             text.append(f" · {human_size(ownership.size(pages))} {name}", "bold yellow")

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from kho_inspect.model.faults import Fault
 from kho_inspect.model.handover import Handover
-from kho_inspect.render.blobs import blob_content, blob_table
+from kho_inspect.render.blobs import blob_content, blob_table, fdt_tree
 from kho_inspect.render.console import heading, plain, table
 from kho_inspect.render.contents import content_view
 from kho_inspect.render.findings import print_blocked, print_findings
@@ -32,6 +32,9 @@ def print_full(console: Console, handover: Handover, verdict: Verdict) -> None:
     if handover.tree is not None:
         heading(console, "Preserved-memory map")
         console.print(folded_tree(handover.tree, handover.preserved))
+    if not handover.fdt.known:
+        heading(console, "Root FDT")
+        console.print(fdt_tree("/", handover.fdt.root))
     if handover.blobs:
         heading(console, "Sub-nodes")
         console.print(blob_table(handover.blobs))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from kho_inspect import fdt
-from kho_inspect.abi import ABIS
+from kho_inspect.abi import find_luo
 from kho_inspect.decoders.kexec_metadata import KexecMetadata
 from kho_inspect.decoders.kho_test import KhoTest
 from kho_inspect.decoders.memblock import REGION, Memblock
@@ -16,6 +16,7 @@ from kho_inspect.layouts.kho_test import KHO_TEST_MAGIC
 from kho_inspect.layouts.luo import luo_compatible
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import text_of
+from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import ClaimKind, Step, StepKind
 from kho_inspect.rules.base import (
     ERROR,
@@ -38,8 +39,6 @@ rule, fault_rule = CATALOGUE.rule, CATALOGUE.fault_rule
 KINDS = {"memblock": "memblock-v1", "kho_test": "kho-test-v1"}
 """Sub-nodes whose compatible string every kernel of today agrees on."""
 
-LUO_VERSIONS = {name for abi in ABIS for name in abi.luo}
-"""Compatible strings of LUO's state, whatever its sub-node is called."""
 _EXTENT = "the size or the pointer of the sub-node is wrong"
 _REGION = "the reserve_mem= region is lost: compare the command lines of both kernels"
 _TEST = "the test would report a failure: see which of its pages changed"
@@ -252,7 +251,12 @@ def content_unknown(case: Case) -> Iterator[Observation]:
     Enforced by: no kernel; it concerns this tool.
     """
     # KHO502 and KHO615 report these.
-    reported = [subnode(name) for name in ("LUO", *KINDS)]
+    reported = {
+        subnode(blob.name)
+        for blob in case.handover.blobs
+        if blob.content is None
+        and ((blob.name == "LUO" and not case.writer_unknown) or _wanted(blob) is not None)
+    }
     for what, path in case.unknown_content():
         if path not in reported:
             words = f"{what} is not known here: shown raw, its memory not followed"
@@ -270,13 +274,20 @@ def known_blob_unreadable(case: Case) -> Iterator[Observation]:
     incompatible with 'memblock-v1': 1", "test_kho: KHO restore failed" (both seen in 7.3.4).
     """
     for blob in case.handover.blobs:
-        wanted = KINDS.get(blob.name)
+        wanted = _wanted(blob)
         # KHO410 or KHO412 reports an FDT that is damaged.
         damaged = blob.fdt is None and fdt.total_size(blob.data) is not None
         if wanted is not None and blob.stored and blob.content is None and not damaged:
             held = "no device tree" if blob.fdt is None else repr(blob.fdt.string("compatible"))
             yield in_blob(blob, f"sub-node {blob.name!r} holds {held}, should be {wanted!r}")
         name = blob.fdt.string("compatible") if blob.fdt is not None else None
-        held = name or text_of(luo_compatible(blob.data).split(b"\0")[0])
-        if blob.name != "LUO" and blob.content is None and held in LUO_VERSIONS:
+        held = name or text_of(luo_compatible(blob.data))
+        if blob.name != "LUO" and blob.content is None and find_luo(held) is not None:
             yield in_blob(blob, f"sub-node {blob.name!r} holds {held!r}, should be called 'LUO'")
+
+
+def _wanted(blob: Blob) -> str | None:
+    """What a sub-node of a known name should hold; None where it does, or may hold anything."""
+    wanted = KINDS.get(blob.name)
+    own = wanted is not None and blob.fdt is not None and blob.fdt.is_compatible(wanted)
+    return None if own else wanted

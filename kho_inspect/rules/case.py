@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
-from kho_inspect.abi import Abi
+from kho_inspect.abi import RELEASED, Kernel, kernels_of
 from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.errors import FdtError
 from kho_inspect.model.claims import Unclaimed
@@ -44,8 +44,8 @@ class Case:
     opened: Handover | None
     """None when the DTB is a device tree that cannot be read; ``fdt_error`` says why."""
     fdt_error: FdtError | None = None
-    target: Abi | None = None
-    """The ABI of the kernel whose decision is emulated."""
+    target: Kernel | None = None
+    """The kernel whose decision is emulated."""
     target_name: str = ""
     expectations: Sequence[Expectation] | None = None
     fit: Fit | None = None
@@ -96,13 +96,19 @@ class Case:
         return None
 
     @property
-    def consumer(self) -> Abi:
-        """The ABI of the kernel that would read the blobs.
+    def consumer(self) -> Kernel:
+        """The kernel that would read the blobs.
 
         A target that refuses the root FDT does not read them.
         """
         fdt, target = self.handover.fdt, self.target
-        return target if target is not None and target.compatible == fdt.compatible else fdt.abi
+        if target is not None and target.takes_root(fdt.root.strings("compatible")):
+            return target
+        return kernels_of(fdt.abi.compatible)
+
+    def takes_unreleased(self, compatible: str) -> bool:
+        """Whether it is for another kernel of its writer's kind to take what no release writes."""
+        return self.consumer is not self.target and compatible not in RELEASED
 
     @property
     def root_outside(self) -> bool:
@@ -125,10 +131,17 @@ class Case:
         return unread or elsewhere or self.map.is_late
 
     @property
+    def writer_unknown(self) -> bool:
+        """Whether what kernels of this root take is a guess: its ABI is not known as a whole."""
+        fdt, own = self.handover.fdt, self.consumer is not self.target
+        return own and (fdt.assumed or bool(fdt.abi.unknown))
+
+    @cached_property
     def foreign(self) -> bool:
-        """Whether the FDT is of an ABI that is in no row of the table, assumed or not."""
+        """Whether the handover is of an ABI that is not known as a whole, assumed or not."""
         fdt = self.handover.fdt
-        return not fdt.known or fdt.assumed
+        luo = any(content.foreign for _, content in self.contents(Luo))
+        return not fdt.known or fdt.assumed or bool(fdt.abi.unknown) or luo
 
     @property
     def subjects(self) -> set[Subject]:

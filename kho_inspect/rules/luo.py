@@ -56,19 +56,26 @@ def luo_incompatible(case: Case) -> Iterator[Observation]:
     'luo-v5'", 7.1 "FDT 'LUO' is incompatible with 'luo-v1' [1]", and ``luo_restore_fail()`` panics
     (seen in 7.3.4 and 7.1.13).
     """
-    abi = case.consumer
-    if not abi.luo:
+    kernel = case.consumer
+    if not kernel.luo or case.writer_unknown:
         return
     for blob in case.handover.blobs:
         if blob.name != "LUO" or not blob.stored:
             continue
         name = blob.fdt.string("compatible") if blob.fdt is not None else None
         if isinstance(blob.content, Luo):
-            name = blob.kind
+            name = blob.content.compatible
+            if case.takes_unreleased(name):
+                continue
+            features = blob.content.features
+            missing = features and kernel.missing(name, features.required)
+            if features and missing and kernel.takes_luo(name):
+                words = f"LUO requires {features.words(missing)}, which {kernel.name} has not"
+                yield in_blob(blob, f"{words}: the next kernel panics")
         elif name is None:
-            name = text_of(luo_compatible(blob.data).split(b"\0")[0])
-        if name not in abi.luo:
-            wanted = f"{' or '.join(abi.luo)} for {abi.compatible}"
+            name = text_of(luo_compatible(blob.data))
+        if not kernel.takes_luo(name):
+            wanted = f"{' or '.join(kernel.luo)} for {kernel.name}"
             words = f"LUO compatible is {name!r}, should be {wanted}: the next kernel panics"
             yield in_blob(blob, words)
 
@@ -251,19 +258,26 @@ def handler_unknown(case: Case) -> Iterator[Observation]:
     Enforced by: ``luo_file_deserialize()`` (7.1; ``luo_file_deserialize_one()`` in 7.2 and 7.3.4):
     "No registered handler for compatible '…'", -ENOENT (seen in 7.1.13; all was lost in 7.3.4 too).
     """
-    abi = case.consumer
+    kernel = case.consumer
     for session, file in case.files():
-        if file.compatible not in abi.files:
+        which = f"file {file.token:#x} of session {session.name!r}"
+        features = file.content.features if file.content is not None else None
+        if not kernel.has_handler(file.compatible):
+            if file.known and case.takes_unreleased(file.compatible):
+                continue
             # Another kernel may have handlers that no release has: only known names are errors.
             known = case.target is not None or file.compatible.startswith("memfd-")
             yield Observation(
-                f"file {file.token:#x} of session {session.name!r} is {file.compatible!r}, "
-                f"kernels of {abi.compatible} have {', '.join(abi.files) or 'no handler'}",
+                f"{which} is {file.compatible!r}, "
+                f"kernels of {kernel.name} have {', '.join(kernel.files) or 'no handler'}",
                 file.data or None,
                 file.path,
-                None if known else WARNING,
+                None if known and not case.writer_unknown else WARNING,
                 cause=file.compatible,
             )
+        elif features and (missing := kernel.missing(file.compatible, features.required)):
+            words = f"{which} requires {features.words(missing)}, which {kernel.name} has not"
+            yield Observation(words, file.data or None, file.path, cause=file.compatible)
 
 
 @rule("KHO514", FATAL, _STALE, Need.TREE, FaultKind.LUO_SHARED)
@@ -371,7 +385,7 @@ def not_serialized(case: Case) -> Iterator[Observation]:
                 f"LUO has no sessions, but {plural(len(luo.flbs), 'FLB')} in use: they were lost"
             )
             yield replace(in_blob(blob, words), severity=ERROR)
-        elif luo.compatible == "luo-v1" and not luo.sessions_pa:
+        elif luo.abi.fdt and not luo.sessions_pa:
             if not any(case.faults(FaultKind.LUO_PROPERTY)):
                 words = "LUO's session header is at address 0, should be a page"
                 yield replace(in_blob(blob, words), severity=FATAL)
@@ -388,4 +402,14 @@ def record_uncounted() -> None:
     Causes: a count overwritten.
     Enforced by: no kernel checks this (7.1 to 7.3.4): sessions behind a low count were seen to be
     lost in 7.3.4 and 7.1.13, with nothing printed.
+    """
+
+
+@fault_rule("KHO535", ERROR, _DAMAGE, FaultKind.FEATURES)
+def features_contradict() -> None:
+    """A feature header agrees with itself, and with the fields that stand behind it.
+
+    Matters: what is not active is not read; what is required and not supported is refused.
+    Causes: a header overwritten.
+    Enforced by: no kernel that was released: such headers are a proposal.
     """

@@ -24,7 +24,7 @@ from kho_inspect.rules.base import (
 )
 from kho_inspect.rules.case import ROOT, Case, fdt_property, in_blob, repeated, subnode
 from kho_inspect.rules.catalogue import Catalogue
-from kho_inspect.units import Extent, human_size, plural
+from kho_inspect.units import Extent, human_size
 
 CATALOGUE = Catalogue()
 any_rule, rule = CATALOGUE.rule, CATALOGUE.needing(Need.FDT).rule
@@ -123,10 +123,9 @@ def compatible_not_targets(case: Case) -> Iterator[Observation]:
     7.1.13 of kho-v4).
     """
     root, target = case.handover.fdt, case.target
-    names = (root.root.prop("compatible") or b"").split(b"\0")
-    if target is not None and target.compatible.encode() not in names:
+    if target is not None and not target.takes_root(root.root.strings("compatible")):
         mismatch = f"(compatible is {root.compatible!r}, target {case.target_name})"
-        words = f"{_REFUSED} incompatible with {target.compatible!r} {mismatch}"
+        words = f"{_REFUSED} incompatible with {target.root!r} {mismatch}"
         yield case.in_fdt(words, fdt_property("compatible"))
 
 
@@ -237,20 +236,21 @@ def fdt_not_in_dump(case: Case) -> Iterator[Observation]:
         yield Observation(f"root FDT of {root.size} bytes was not found in the dump", None, ROOT)
 
 
-@rule("KHO113", INFO, "nothing to do, if the rest reads well")
+@rule("KHO113", INFO, "what the other parts describe is shown")
 def compatible_composite(case: Case) -> Iterator[Observation]:
-    """The compatible string is one name, not a composite.
+    """All parts of a composite compatible string are known.
 
-    Matters: a composite (``kho-v4;radix-v1``) is a proposal; it was read by its first known part.
+    Matters: in a composite (``kho-v4;radix-v1``), which is a proposal, each part has a version of
+    its own; what a part describes that is not known cannot be followed.
     Causes: a development kernel.
     Enforced by: ``fdt_node_check_compatible()`` in ``kho_populate()`` (7.1 to 7.3.4) compares the
     whole string: "incompatible with", "disabling KHO revival" (KHO105 with --target).
     """
     root = case.handover.fdt
-    if root.known and not root.assumed and root.compatible != root.abi.compatible:
-        parts = plural(len(root.compatible.split(";")), "part")
-        words = f"compatible is {root.compatible!r}, {parts}; read as {root.abi.compatible}"
-        yield case.in_fdt(words, fdt_property("compatible"))
+    if root.abi.unknown:
+        parts = ", ".join(map(repr, root.abi.unknown))
+        words = f"compatible is {root.compatible!r}, of which {parts} is not known"
+        yield case.in_fdt(f"{words}; read as {root.abi.compatible}", fdt_property("compatible"))
 
 
 @rule("KHO114", FATAL, _ENTRY, Need.FDT_IN_MEMORY, Need.TRUSTED, Decision.REFUSES)

@@ -383,9 +383,8 @@ def test_select_and_ignore(
 ) -> None:
     found = document("check", *damaged, *options)
     assert {one["code"] for one in found["findings"]} == wanted
-    nothing_ran = options == ["--ignore", "KHO"]
-    status = in_process("check", *damaged, *options).status
-    assert status == (4 if nothing_ran else bool(wanted))
+    # Without a finding nothing follows: its composite string has a part that is not known.
+    assert in_process("check", *damaged, *options).status == (1 if wanted else 4)
 
 
 @pytest.mark.parametrize("option", ["--select", "--ignore"])

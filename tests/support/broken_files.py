@@ -1,10 +1,11 @@
-"""Broken images for KHO518 to KHO534, the memfds; see ``broken``."""
+"""Broken images for KHO518 to KHO535, the memfds; see ``broken``."""
 
 from __future__ import annotations
 
 import struct
 
 from tests.support.broken_base import BEYOND, Seen, Table
+from tests.support.luo_builder import feature_header
 from tests.support.reference import PAGE, Reference
 
 broken = FILES = Table()
@@ -132,3 +133,13 @@ def folio_index_misaligned(it: Reference) -> Seen:
     it.image.write_u64(file.table[0] + 8, 1)
     it.image.write_u64(file.descriptor + 8, 5 * PAGE)
     return Seen(None, f"{file.path} → folio 0", "has an index that is no multiple of its pages")
+
+
+@broken("KHO535", "error", "LUO/memfds/535", blind=True)
+def features_contradict(it: Reference) -> Seen:
+    file = it.memfds[535]
+    record = it.image.read(file.descriptor, 48)
+    it.image.write(file.descriptor, feature_header(3, 3, 1) + record)
+    it.image.write(file.entry, b"memfd".ljust(48, b"\0"))
+    words = "feature folios is not active, but its field is 0x2"
+    return Seen(file.descriptor, file.path, words)

@@ -1,7 +1,7 @@
 """An independent writer of handovers: the second opinion that the tests hold kho_inspect to.
 
 Standard library only; it must never import kho_inspect. Everything is written from
-``shared/ABI.md``: keys and tree (§2), vmalloc areas (§4), root FDT (§1).
+``shared/ABI.md``: keys and tree (§2), chunk lists (§3), vmalloc areas (§4), root FDT (§1, §10).
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class Image:
         # The kernel's constants, by ABI.md.
         self.table_bits = page_shift - 3
         self.bitmap_bits = page_shift + 3
-        width = 64 - page_shift + (0 if abi == "kho-v2" else 1)
+        self.base = abi.split(";")[0]
+        """Of a composite string, the root's own part."""
+        width = 64 - page_shift + (0 if self.base == "kho-v2" else 1)
         self.levels = -((self.bitmap_bits - width) // self.table_bits) + 1
         self._next = max(self.ram_start, self.page_size)
 
@@ -237,19 +239,45 @@ class Image:
         return paddr
 
     def build_tree(self) -> int:
-        """Write the radix tree of everything preserved so far; returns its root."""
+        """Write the map of everything preserved so far; returns its root."""
+        if self.base == "kho-v1":
+            return self._build_chunks()
         self.root = self.alloc()
         self.nodes = [self.root]
         for paddr, order in sorted(self.preserved):
             self.insert(self.key(paddr, order))
         return self.root
 
+    def _build_chunks(self) -> int:
+        """kho-v1: chunks of one order each, with a bitmap of a page for each stretch of blocks."""
+        bits, room = 8 * self.page_size, (self.page_size - 16) // 16
+        self.nodes, self.root = [], 0
+        for order in sorted({order for _, order in self.preserved}):
+            shift = self.page_shift + order
+            blocks = {paddr >> shift for paddr, of in self.preserved if of == order}
+            stretches = sorted({block // bits for block in blocks})
+            for first in range(0, len(stretches), room):
+                held = stretches[first : first + room]
+                chunk = self.alloc()
+                if self.nodes:
+                    self.write_u64(self.nodes[-1], chunk)
+                self.nodes.append(chunk)
+                self.write(chunk, struct.pack("<QII", 0, order, len(held)))
+                for number, stretch in enumerate(held):
+                    bitmap = self.alloc()
+                    self.write_u64(chunk + 16 + 16 * number, stretch * bits << shift, bitmap)
+                    for bit in (block % bits for block in blocks if block // bits == stretch):
+                        self.pages[bitmap][bit // 8] |= 1 << bit % 8
+        self.root = self.nodes[0] if self.nodes else 0
+        return self.root
+
     # -- the root FDT
 
     def subnode(self, name: str, paddr: int, size: int) -> None:
         """Announce a blob; its size is written from kho-v3 on."""
-        props = [(b"preserved-data", struct.pack("<Q", paddr))]
-        if self.abi != "kho-v2":
+        address = b"fdt" if self.base == "kho-v1" else b"preserved-data"
+        props = [(address, struct.pack("<Q", paddr))]
+        if self.base not in ("kho-v1", "kho-v2"):
             props.append((b"blob-size", struct.pack("<Q", size)))
         self.subnodes.append(Tree(name.encode(), props))
 

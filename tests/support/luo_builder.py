@@ -1,6 +1,6 @@
 """An independent writer of sub-node contents: memfds, LUO, memblock, metadata, kho_test.
 
-Standard library only, like ``builder``, on top of whose Image it writes; from ABI.md §4 and §5.
+Standard library only, like ``builder``, on top of whose Image it writes; from ABI.md §4, §5, §10.
 Everything comes back with the addresses of its structures, so that tests can damage them.
 """
 
@@ -147,11 +147,19 @@ def area_of(image: Image, descriptor: bytes) -> Area:
 # -- memfd
 
 
+def feature_header(supported: int, required: int | None = None, active: int | None = None) -> bytes:
+    """128 bytes; ``required`` and ``active`` are as ``supported`` when not given."""
+    bits = [supported if one is None else one for one in (supported, required, active)]
+    return u64(*bits) + bytes(104)
+
+
 def memfd(
     image: Image,
     content: bytes,
     *,
     version: int = 2,
+    features: bytes = b"",
+    handler: bytes | None = None,
     layout: Sequence[tuple[int, int]] | None = None,
     size: int | None = None,
     pos: int = 0,
@@ -165,6 +173,7 @@ def memfd(
 
     ``layout``: (index, order) of each folio, without which there is one page for each page of
     content. What no folio holds reads back as zeros. ``extra``: (pfn word, index) of entries more.
+    ``features``: a header to put before it, then its handler is ``memfd``.
     ``size`` and ``nr_folios`` are for lying.
     """
     page = image.page_size
@@ -191,11 +200,11 @@ def memfd(
         names = {"pos": 0, "size": 8, "seals": 16, "flags": 20}
         names |= {"nr_folios": 24, "folios": 32, "total_pages": 40}
         data = u64(pos, whole) + struct.pack("<II", seals, flags) + u64(count)
-    paddr = image.blob(data + area)
+    paddr = image.blob(features + data + area)
     return Memfd(
-        b"memfd-v%d" % version,
+        handler or (b"memfd" if features else b"memfd-v%d" % version),
         paddr,
-        {name: paddr + offset for name, offset in names.items()},
+        {name: paddr + len(features) + offset for name, offset in names.items()},
         area_of(image, area),
         folios,
         bytes(held),
@@ -246,15 +255,21 @@ def luo_v5(
     *,
     number: int = 1,
     serialized: bool = True,
+    start: bytes = b"luo-v5",
 ) -> Luo:
-    """The raw struct and its chains, announced as sub-node ``LUO``."""
+    """The raw struct and its chains, announced as sub-node ``LUO``.
+
+    ``start``: a string, padded with its NUL to a multiple of 8, or a feature header.
+    """
     files = [
         chain(image, [file.packed() for file in session.files]) if session.files else NOTHING
         for session in sessions
     ]
     written = chain(image, _packed(sessions, files)) if serialized else NOTHING
     flbs_pa = flb_array(image, flbs)
-    data = struct.pack("<8sQQQ", b"luo-v5", number, written.first, flbs_pa)
+    if len(start) < 128:
+        start += bytes(8 - len(start) % 8)
+    data = start + struct.pack("<QQQ", number, written.first, flbs_pa)
     blob = image.blob(data)
     image.subnode("LUO", blob, len(data))
     return Luo(blob, len(data), written, files, flbs_pa)

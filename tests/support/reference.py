@@ -26,7 +26,7 @@ LEAF = 128 * MIB
 """Memory whose order-0 pages share one leaf."""
 RAM_END = 1 << 32
 
-MEMFDS = (413, 414, 415, 416, 417, 418, 419, 420, 421, 422, *range(516, 531))
+MEMFDS = (413, 414, 415, 416, 417, 418, 419, 420, 421, 422, *range(516, 531), 535)
 """Rules that have a memfd of their own, in the session ``kho-memfds``."""
 SESSIONS = (504, 505, 506, 507, 508, 509, 510, 511, 512, 513)
 """Rules that have a session of their own, with two memfds."""
