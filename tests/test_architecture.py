@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"inspection"}),
     frozenset({"rules"}),
     frozenset({"decoders"}),
-    frozenset({"ownership", "locate"}),
+    frozenset({"ownership", "locate", "kernels"}),
     frozenset({"walk"}),
     frozenset({"memory", "fdt"}),
     frozenset({"layouts", "model"}),

@@ -31,6 +31,7 @@ COMMANDS = (
     "locate",
     "pack",
     "expect",
+    "targets",
     "explain",
 )
 """Each is the command of that name in the module of that name beside this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -105,7 +106,7 @@ class Area(ParamType):
 
 
 class Target(ParamType):
-    """``kho-v4``, ``v4``, ``linux-7.3``."""
+    """``kho-v4``, ``v4``, ``linux-7.3``, or a path that leads to a kernel image."""
 
     name = "target"
 
@@ -113,9 +114,16 @@ class Target(ParamType):
         if isinstance(value, tuple):
             return value
         kernel = find_target(str(value))
-        if kernel is None:
-            self.fail(f"{value!r} is no kernel or ABI that is known: {', '.join(TARGETS)}")
-        return str(value), kernel
+        if kernel is not None:
+            return str(value), kernel
+        if not os.path.exists(str(value)):  # noqa: PTH110  # of Path, some errors come out
+            known = ", ".join(TARGETS)
+            self.fail(f"{value!r} is no kernel image and no kernel or ABI that is known: {known}")
+        from kho_inspect.kernels.accepts import read_kernel
+
+        exit_when_cut_short(str(value))
+        image = read_kernel(str(value))
+        return image.name, image
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +302,11 @@ def reads_handover(
     return _with_input(function, (_DUMP, dtb, *_OPTIONS, *_DUMP_OPTIONS, dump_format, *_BUDGETS))
 
 
-_TARGET = click.option("--target", type=Target(), help="Kernel to decide for: kho-v4, linux-7.1, …")
+_TARGET = click.option(
+    "--target",
+    type=Target(),
+    help="Kernel to decide for: kho-v4, linux-7.1, a kernel image or package.",
+)
 _SCRATCH = (
     click.option(
         "--scratch", type=Area(), multiple=True, help="A scratch area, START+LEN; repeat for each."

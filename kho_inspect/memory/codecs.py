@@ -26,8 +26,8 @@ class BadPageError(Exception):
     """These bytes do not unpack to what they should; never leaves ``memory``."""
 
 
-def optional_module(name: str, path: str, otherwise: str = "") -> Any:
-    """Import a module that ``path`` needs.
+def optional_module(name: str, path: str, otherwise: str = "", codec: str = "") -> Any:
+    """Import a module that ``path`` needs for ``codec``, by default what its extra is called.
 
     Raises UnreadableInputError that says how to get it, or what to do ``otherwise``.
     """
@@ -36,7 +36,8 @@ def optional_module(name: str, path: str, otherwise: str = "") -> Any:
     except ImportError as error:
         extra = EXTRAS[name]
         raise UnreadableInputError(
-            f"{path}: {extra} compression needs the Python module {name}, which is not installed",
+            f"{path}: {codec or extra} compression needs the Python module {name}, "
+            "which is not installed",
             hint=f"pip install 'kho-inspect[{extra}]'{otherwise}",
             source=path,
         ) from error

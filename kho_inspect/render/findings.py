@@ -58,7 +58,8 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
     codes = ", ".join(decision.reasons)
     words = f"unknown for {decision.target}"
     if decision.state is not Decision.UNKNOWN:
-        words = f"{decision.target} {_DECISION[decision.state]}{f': {codes}' if codes else ''}"
+        words = f"{decision.target} {_DECISION[decision.state]}"
+    words += f": {codes}" if codes else ""
     lines.append(_statement("decision", words, decision.state is Decision.ACCEPTS))
     lines += [plain(f"    {reason}", "dim") for reason in decision_reasons(verdict)[:most]]
     blocked = len(verdict.blocked_codes)

@@ -16,6 +16,7 @@ from kho_inspect.model.contents import Content
 from kho_inspect.model.faults import BAD_POINTERS, Fault, FaultKind
 from kho_inspect.model.handover import Blob, Handover, Pointer, Scratch
 from kho_inspect.model.identity import Message, Path, Step, StepKind
+from kho_inspect.model.kernel_image import KernelImage
 from kho_inspect.model.luo import Luo, LuoFile, LuoSession
 from kho_inspect.ownership.hidden import undecoded
 from kho_inspect.rules.base import Need, Observation, Severity, Subject
@@ -109,6 +110,11 @@ class Case:
     def takes_unreleased(self, compatible: str) -> bool:
         """Whether it is for another kernel of its writer's kind to take what no release writes."""
         return self.consumer is not self.target and compatible not in RELEASED
+
+    @property
+    def image(self) -> KernelImage | None:
+        """The target, where it is a kernel image."""
+        return self.target if isinstance(self.target, KernelImage) else None
 
     @property
     def root_outside(self) -> bool:

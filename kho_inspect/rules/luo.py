@@ -259,6 +259,8 @@ def handler_unknown(case: Case) -> Iterator[Observation]:
     "No registered handler for compatible '…'", -ENOENT (seen in 7.1.13; all was lost in 7.3.4 too).
     """
     kernel = case.consumer
+    if kernel is case.image and not kernel.luo:
+        return  # KHO116
     for session, file in case.files():
         which = f"file {file.token:#x} of session {session.name!r}"
         features = file.content.features if file.content is not None else None
@@ -266,10 +268,11 @@ def handler_unknown(case: Case) -> Iterator[Observation]:
             if file.known and case.takes_unreleased(file.compatible):
                 continue
             # Another kernel may have handlers that no release has: only known names are errors.
-            known = case.target is not None or file.compatible.startswith("memfd-")
+            # Those of an image may come with a module, but for memfd's.
+            known = case.target is not case.image or file.compatible.startswith("memfd-")
+            who = f"{kernel.name} has" if case.image else f"kernels of {kernel.name} have"
             yield Observation(
-                f"{which} is {file.compatible!r}, "
-                f"kernels of {kernel.name} have {', '.join(kernel.files) or 'no handler'}",
+                f"{which} is {file.compatible!r}, {who} {', '.join(kernel.files) or 'no handler'}",
                 file.data or None,
                 file.path,
                 None if known and not case.writer_unknown else WARNING,
@@ -411,5 +414,5 @@ def features_contradict() -> None:
 
     Matters: what is not active is not read; what is required and not supported is refused.
     Causes: a header overwritten.
-    Enforced by: no kernel that was released: such headers are a proposal.
+    Enforced by: no kernel checks this (none up to 7.3.4 has such headers): they are a proposal.
     """

@@ -21,6 +21,7 @@ from kho_inspect.rules.base import (
     Evidence,
     Need,
     Observation,
+    Subject,
 )
 from kho_inspect.rules.case import ROOT, Case, fdt_property, in_blob, repeated, subnode
 from kho_inspect.rules.catalogue import Catalogue
@@ -37,6 +38,9 @@ MAX_MAPPED = 256 << 10
 """The most that a kernel maps at once this early."""
 MAX_COMMAND_LINE = 2048
 """Bytes of the command line that stands before the entry, behind boot_params of one page."""
+_PAGES = "boot a kernel with pages of the same size"
+_NO_LUO = "boot a kernel that is built with CONFIG_LIVEUPDATE"
+_LUO = subnode("LUO")
 _REFUSED = "disabling KHO revival:"
 
 
@@ -117,13 +121,18 @@ def compatible_not_targets(case: Case) -> Iterator[Observation]:
 
     Matters: the ABI has no backward compatibility; the target drops the handover. Of several
     strings in the property any may be the target's.
-    Causes: a live update across an ABI bump.
+    Causes: a live update across an ABI bump, or to a kernel without KHO.
     Enforced by: ``fdt_node_check_compatible()`` in ``kho_populate()`` (7.1 to 7.3.4): "handover FDT
     (0x…) is incompatible with 'kho-v4': 1", "disabling KHO revival" (seen in 7.3.4 of kho-v9, in
     7.1.13 of kho-v4).
     """
     root, target = case.handover.fdt, case.target
-    if target is not None and not target.takes_root(root.root.strings("compatible")):
+    if case.image is not None and case.image.why_no_kho:
+        words = (
+            f"{case.target_name} has no KHO ({case.image.why_no_kho}): it boots without the data"
+        )
+        yield case.in_fdt(words)
+    elif target is not None and not target.takes_root(root.root.strings("compatible")):
         mismatch = f"(compatible is {root.compatible!r}, target {case.target_name})"
         words = f"{_REFUSED} incompatible with {target.root!r} {mismatch}"
         yield case.in_fdt(words, fdt_property("compatible"))
@@ -296,6 +305,42 @@ def boot_dtb_empty() -> None:
     Enforced by: no kernel; it concerns the capture. ``early_init_dt_check_kho()`` (7.3.4) boots
     without KHO, and prints nothing, where either property is not one address and size.
     """
+
+
+@rule("KHO116", ERROR, _NO_LUO, Need.TARGET, Subject.LUO, Evidence.READER)
+def target_without_luo(case: Case) -> Iterator[Observation]:
+    """The target has LUO, where the handover has.
+
+    Matters: nothing reads the sessions, and their memory stays preserved for good.
+    Causes: a kernel built without CONFIG_LIVEUPDATE.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): no code asks for the sub-node.
+    """
+    image = case.image
+    names = case.handover.fdt.root.strings("compatible")
+    if image is not None and image.takes_root(names) and not image.luo:
+        yield Observation(f"{case.target_name} has no LUO: all sessions are lost", None, _LUO)
+
+
+@rule(
+    "KHO117", FATAL, _PAGES, Need.TARGET, Need.TREE, Need.TRUSTED, Decision.UNKNOWN, Evidence.READER
+)
+def page_size_not_targets(case: Case) -> Iterator[Observation]:
+    """The target's pages are as large as those of the kernel that wrote the handover.
+
+    Matters: every structure is a page, and an order counts pages: the target reads other memory
+    than was written, and takes other memory for preserved. What follows depends on that memory.
+    Causes: an update from a 4K to a 16K or 64K kernel of arm64.
+    Enforced by: no kernel checks this (7.1 to 7.3.4). ``include/linux/kho/abi/block.h`` (7.2, 7.3):
+    "live update between kernels with different page sizes is not supported by KHO".
+    """
+    geometry, image = case.handover.geometry, case.image
+    names = case.handover.fdt.root.strings("compatible")
+    if image is None or not image.takes_root(names):
+        return
+    if image.page_shift not in (None, geometry.shift):
+        size = human_size(1 << (image.page_shift or 0))
+        words = f"pages are {human_size(geometry.page_size)}, those of {case.target_name} {size}"
+        yield case.in_fdt(words)
 
 
 def _areas(case: Case) -> tuple[Extent, ...]:

@@ -140,7 +140,8 @@ def conclude(case: Case, capture: Capture, findings: Sequence[Finding]) -> Concl
         for finding in findings
         if finding.severity is Severity.FATAL and capture.leaves(finding)
     ]
-    for state in (Decision.REFUSES, Decision.PANICS):  # in the order in which it happens
+    # In the order in which it happens; what nobody can tell comes last.
+    for state in (Decision.REFUSES, Decision.PANICS, Decision.UNKNOWN):
         codes = dict.fromkeys(finding.code for finding in fatal if finding.decision is state)
         if codes:
             return Conclusion(state, target, tuple(codes))

@@ -97,7 +97,7 @@ def test_json(damaged: tuple[Path, Path]) -> None:
     assert severities == sorted(severities, key=order.index)
     assert set(severities) == set(order)
     assert all(set(group) == {"codes", "reason"} for group in found["integrity"]["blocked"])
-    asked_for = {"KHO105", "KHO701", "KHO702", "KHO703", "KHO704", "KHO705"}
+    asked_for = {"KHO105", "KHO117", "KHO116", "KHO701", "KHO702", "KHO703", "KHO704", "KHO705"}
     skipped = blocked(found).keys() | asked_for
     integrity = found["integrity"]
     assert integrity["ran"] + integrity["not_applicable"] + len(skipped) == len(RULES)

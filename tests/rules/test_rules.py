@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from kho_inspect.abi import find_target
 from kho_inspect.inspection import Options, Question, examine
 from kho_inspect.render.names import message_text, path_name
 from kho_inspect.rules import base, blobs, expected, luo, memfd, memory, root_fdt, subnodes, tree
@@ -24,7 +23,7 @@ from tests.support.broken_base import Seen
 from tests.support.captures import HOME, Capture
 from tests.support.reference import Reference
 from tests.support.running import in_process
-from tests.support.verdicts import EXPECT, above_info, codes, options_for, with_foreign
+from tests.support.verdicts import EXPECT, above_info, codes, find_kernel, options_for, with_foreign
 
 LEVELS = ("info", "warning", "error", "fatal")
 SECTIONS = ("Matters", "Causes", "Enforced by")
@@ -67,9 +66,9 @@ size = "2G"
 
 
 def opened(it: Reference, target: str, expect: str) -> Case:
-    abi = find_target(target) if target else None
+    kernel = find_kernel(target)
     wishes = parse_expectations(expect, EXPECT) if expect else None
-    question = Question(target=abi, target_name=target, expectations=wishes)
+    question = Question(target=kernel, target_name=target, expectations=wishes)
     with TemporaryDirectory() as folder:
         case = examine(*it.write(Path(folder)), options_for(it), question)
         return with_foreign(case, it.foreign)

@@ -66,6 +66,16 @@ def compatible_not_targets(it: Reference) -> Seen:
     )
 
 
+@broken("KHO117", "fatal", "target", target="16K")
+def page_size_not_targets(it: Reference) -> Seen:
+    return Seen(it.fdt, "root FDT", "pages are 4 KiB, those of 16K 16 KiB")
+
+
+@broken("KHO116", "error", "target", target="no LUO")
+def target_without_luo(it: Reference) -> Seen:
+    return Seen(None, "sub-node LUO", "no LUO has no LUO: all sessions are lost")
+
+
 @broken("KHO106", "fatal")
 def map_missing(it: Reference) -> Seen:
     del it.props[MAP]

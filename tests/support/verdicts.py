@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kho_inspect.abi import find_target
+from kho_inspect.abi import Kernel, find_target
 from kho_inspect.inspection import Options, Question, examine
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.model.claims import Claims, OwnerIndex
 from kho_inspect.model.identity import ClaimKind, Owner, Subsystem
+from kho_inspect.model.kernel_image import KernelImage
 from kho_inspect.ownership.account import account
 from kho_inspect.rules.base import Finding, Severity
 from kho_inspect.rules.case import Case
@@ -23,6 +24,13 @@ from kho_inspect.units import Extent
 from tests.support.broken_base import Broken
 from tests.support.reference import PAGE, Reference
 
+IMAGES = {
+    "16K": KernelImage(
+        "16K", "kho-v4", ("luo-v5",), ("memfd-v2",), roots=("kho-v4",), page_shift=14
+    ),
+    "no LUO": KernelImage("no LUO", "kho-v4", roots=("kho-v4",), page_shift=12),
+}
+"""Targets that no release is, as an image would show them."""
 EXPECT = "EXPECT"
 """Name of the expectation file, in paths of findings."""
 
@@ -30,11 +38,16 @@ EXPECT = "EXPECT"
 def verdict_of(it: Reference, target: str = "", expect: str = "") -> Verdict:
     """All rules on a reference as it stands."""
     wishes = parse_expectations(expect, EXPECT) if expect else None
-    abi = find_target(target) if target else None
+    kernel = find_kernel(target)
     with tempfile.TemporaryDirectory() as folder:
-        question = Question(target=abi, target_name=target, expectations=wishes)
+        question = Question(target=kernel, target_name=target, expectations=wishes)
         case = examine(*it.write(Path(folder)), options_for(it), question)
         return judge(with_foreign(case, it.foreign))
+
+
+def find_kernel(target: str) -> Kernel | None:
+    """The target of that name, of a release or an image."""
+    return IMAGES.get(target) or find_target(target)
 
 
 def options_for(it: Reference) -> Options:

@@ -1,0 +1,1 @@
+"""Kernel images: what is packed where, and what the kernel in it accepts."""
