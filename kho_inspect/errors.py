@@ -62,6 +62,10 @@ class NotAHandoverError(KhoError):
     """No KHO root FDT where one was looked for: file, dump, behind a boot DTB, debugfs."""
 
 
+class SelectorError(KhoError):
+    """A selector that names nothing in this handover: an error of usage."""
+
+
 class MissingMemoryError(KhoError):
     """Physical memory was asked for that the dump cannot give; see the subclasses for why."""
 

@@ -146,7 +146,11 @@ def open_inputs(
     ``progress`` gets bytes of a compressed dump as they are unpacked.
     """
     options = options or Options()
-    memory = open_dump(dump, options, progress)
+    return open_root(open_dump(dump, options, progress), dtb, options)
+
+
+def open_root(memory: PhysicalMemory, dtb: str | None, options: Options) -> Opened:
+    """The root FDT for a dump that is open. Raises as inspect does."""
     if options.live:
         dtb = live_fdt(dtb or DEBUGFS)
     if dtb is None:

@@ -52,6 +52,21 @@ def parse_size(text: str) -> int:
     return value
 
 
+def parse_extent(text: str) -> Extent:
+    """``0x1000-0x3000`` or ``0x1000+8K`` → extent. Raises ValueError with a message for people."""
+    mark = "+" if "+" in text else "-"
+    try:
+        start, other = (parse_size(part) for part in text.split(mark))
+    except ValueError:
+        raise ValueError(f"{text!r} is not START-END or START+LEN, in hex or decimal") from None
+    end = other + (start if mark == "+" else 0)
+    if start >= end:
+        raise ValueError(f"{text!r} is a range of no size")
+    if end > 1 << 64:
+        raise ValueError(f"{text!r} is beyond 64 bits")
+    return Extent(start, end)
+
+
 def human_size(size: int) -> str:
     """Bytes in the largest binary unit that keeps the number at 1 or more: ``1.5 MiB``."""
     unit = 0

@@ -1,40 +1,68 @@
-"""``addr``: what one physical address is to the handover."""
+"""``addr``: what an address, or a place in a file, is to the handover."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import click
 
+from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status, misfit_of
-from kho_inspect.cli.options import Address, Input, reads_handover, takes_scratch
-from kho_inspect.units import PhysAddr
+from kho_inspect.cli.options import Input, reads_handover, takes_scratch, write_text
+from kho_inspect.cli.output import complain
+from kho_inspect.render.safe import safe
 
 
 @click.command("addr")
 @partial(reads_handover, more_arguments=True)
 @takes_scratch
-@click.argument("paddrs", metavar="PADDR...", type=Address(), nargs=-1, required=True)
-def command(given: Input, paddrs: tuple[PhysAddr, ...]) -> int:
-    """Look addresses up: owner, block, map, sub-node, scratch."""
+@click.argument("places", metavar="PLACE...", nargs=-1, required=True)
+def command(given: Input, places: tuple[str, ...]) -> int:
+    """Look addresses up: owner, block, map, sub-node, scratch.
+
+    PLACE is PADDR, pfn:N, SELECTOR[+OFFSET] (as of extract: a file, or what * and ? find), or - for
+    one a line on stdin. What has no physical address is named on stderr, and makes the exit status
+    1: holes of a file, and virtual addresses.
+    """
     from kho_inspect.inspection import inspect_opened
     from kho_inspect.ownership.address import describe_address
+    from kho_inspect.recover.places import Places
 
-    for paddr in paddrs:
-        if paddr >= 1 << 64:
-            raise click.UsageError(f"{paddr:#x} is beyond 64 bits")
     opened = given.open()
     handover = inspect_opened(opened, given.options)
     known = handover.fdt.reads_map and misfit_of(handover) is None
-    found = [describe_address(opened.memory, handover, paddr) for paddr in paddrs]
+    finder = Places(opened.memory, handover)
+    asked = [one for place in _lines(places) for one in finder.find(place)]
+    lacking = [one for one in asked if one.paddr is None]
+    for one in lacking:
+        complain(f"{one.asked}: {one.why}")
+    resolved = [one for one in asked if one.paddr is not None]
+    found = [describe_address(opened.memory, handover, one.paddr or 0) for one in resolved]
     if given.json:
         from kho_inspect.render.json import addresses_document
 
-        given.write_json(addresses_document(handover, found, known=known))
-        return handover_status(handover)
+        document = addresses_document(handover, found, known=known)
+        for entry, one in zip(document["addresses"], resolved, strict=True):
+            entry["asked"] = one.asked
+        lost = [{"asked": one.asked, "why": one.why} for one in lacking]
+        given.write_json({**document, "unresolved": lost})
+        return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
     from kho_inspect.render.addresses import print_address
 
     console = given.console()
-    for info in found:
+    for one, info in zip(resolved, found, strict=True):
+        if one.is_named:
+            write_text([f"{safe(one.asked)} → {info.paddr:#x}\n"])
         print_address(console, info, known=known)
-    return handover_status(handover)
+    return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
+
+
+def _lines(places: Iterable[str]) -> Iterator[str]:
+    """The places, with those on stdin in the place of ``-``."""
+    for place in places:
+        if place != "-":
+            yield place
+        else:
+            yield from (line.strip() for line in sys.stdin if line.strip())

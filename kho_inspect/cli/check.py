@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kho_inspect.cli.exit_codes import verdict_status
-from kho_inspect.cli.options import REPORTS, DumpFormat, Input, judged, reads_handover
+from kho_inspect.cli.options import REPORTS, Input, judged, reads_handover
+from kho_inspect.cli.params import DumpFormat
 from kho_inspect.errors import UnreadableInputError
 
 if TYPE_CHECKING:

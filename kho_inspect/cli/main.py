@@ -16,7 +16,7 @@ import click
 
 from kho_inspect import __version__
 from kho_inspect.cli import exit_codes
-from kho_inspect.errors import KhoError
+from kho_inspect.errors import KhoError, SelectorError
 from kho_inspect.render.safe import safe
 
 COMMANDS = (
@@ -27,6 +27,9 @@ COMMANDS = (
     "blobs",
     "owners",
     "addr",
+    "files",
+    "read",
+    "find",
     "extract",
     "locate",
     "pack",
@@ -96,7 +99,7 @@ def run(args: Sequence[str] | None = None) -> int:
         return exit_codes.USAGE
     except KhoError as error:
         _complain(error.message, error.hint)
-        return exit_codes.UNREADABLE
+        return exit_codes.USAGE if isinstance(error, SelectorError) else exit_codes.UNREADABLE
     except BrokenPipeError:
         _abandon(sys.stdout)
         return exit_codes.BROKEN_PIPE

@@ -11,9 +11,15 @@ LONG_WORK = 64 << 20
 
 
 @contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with the number of bytes done, out of ``total`` in all."""
-    if total < LONG_WORK or not sys.stderr.isatty():
+def progress_bar(
+    what: str, total: int, *, beside_output: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with the number of bytes done, out of ``total`` in all.
+
+    Without ``beside_output`` there is no bar where stdout is the same terminal.
+    """
+    quiet = not beside_output and sys.stdout.isatty()
+    if total < LONG_WORK or quiet or not sys.stderr.isatty():
         yield lambda size: None
         return
     from rich.console import Console

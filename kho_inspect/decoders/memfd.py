@@ -121,6 +121,10 @@ class Memfd(FileContent):
             ],
         }
 
+    def facts(self) -> Document:
+        seals = None if self.seals is None else flag_names(self.seals, MEMFD_SEALS)
+        return {"folios": self.nr_folios, "pos": self.pos, "seals": seals}
+
     def pieces(self, geometry: PageGeometry) -> Sequence[Piece]:
         page, table = geometry.page_size, self.table
         held = np.flatnonzero(table.pfn)

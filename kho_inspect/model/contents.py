@@ -5,7 +5,7 @@ The classes of each kind stand beside its decoder; fields are named as in the ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -30,6 +30,22 @@ class Piece(NamedTuple):
     size: int
 
 
+class Pieces(Collection[Piece]):
+    """Pieces that are made whenever they are asked for: of all files there may be millions."""
+
+    def __init__(self, make: Callable[[], Collection[Piece]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Piece]:
+        return iter(self._make())
+
+    def __len__(self) -> int:
+        return len(self._make())
+
+    def __contains__(self, piece: object) -> bool:
+        return piece in self._make()
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One thing that can be extracted."""
@@ -37,10 +53,23 @@ class Item:
     name: Name
     size: int
     """Bytes of the file, holes included."""
-    pieces: Sequence[Piece]
+    pieces: Collection[Piece]
     """In file order, clipped to ``size``."""
     number: int = 1
     """Above 1: another one of this name."""
+
+
+class Part(NamedTuple):
+    """``size`` bytes at ``offset`` of an item, as they were read."""
+
+    offset: int
+    size: int
+    paddr: PhysAddr | None
+    """None for a hole."""
+    data: memoryview | None
+    """None for a hole, and for what cannot be read."""
+    why: str = ""
+    """Why there are no data."""
 
 
 class Row(NamedTuple):
@@ -156,6 +185,10 @@ class FileContent(Decoded):
     """Bytes of the file."""
     features: Features | None
     """Its feature header, where there is one."""
+
+    def facts(self) -> Document:
+        """Of ``folios``, ``pos`` and ``seals`` (a list of names) those that the kind has."""
+        return {}
 
     def pieces(self, geometry: PageGeometry) -> Sequence[Piece]:
         """The memory of the file's content, in file order, clipped to its size."""

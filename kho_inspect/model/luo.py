@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from kho_inspect.abi import LuoAbi
 from kho_inspect.geometry import PageGeometry
-from kho_inspect.model.contents import Content, Document, FileContent, Item, Row, Rows, VmallocArea
+from kho_inspect.model.contents import (
+    Content,
+    Document,
+    FileContent,
+    Item,
+    Pieces,
+    Row,
+    Rows,
+    VmallocArea,
+)
 from kho_inspect.model.features import Features
 from kho_inspect.model.identity import Owner, Path, Step, StepKind, Subsystem
 from kho_inspect.model.preserved import Preserved
@@ -49,6 +60,16 @@ class LuoFile:
             "memfd": None,
             **({self.content.key: self.content.document()} if self.content else {}),
         }
+
+
+class ListedFile(NamedTuple):
+    """One file of a session in a list."""
+
+    item: Item
+    """As it is extracted; empty where the file was not decoded."""
+    file: LuoFile
+    sha256: str | None = None
+    """None where it was not asked for, or content is lacking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +185,8 @@ class Luo(Content):
     def items(self, geometry: PageGeometry) -> Iterator[Item]:
         for file in self.files:
             if file.content is not None:
-                yield Item(file.owner, file.content.size, file.content.pieces(geometry))
+                pieces = Pieces(partial(file.content.pieces, geometry))
+                yield Item(file.owner, file.content.size, pieces)
 
     def areas(self) -> Iterator[VmallocArea]:
         for file in self.files:

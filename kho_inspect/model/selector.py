@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from fnmatch import translate
 from urllib.parse import unquote
 
 from kho_inspect.model.identity import Owner, Subsystem
@@ -30,6 +32,16 @@ def parse_owner(text: str) -> Owner | None:
             return None
         parts[number_at] = number
     return Owner(subsystem, tuple(parts))
+
+
+def parse_glob(text: str) -> re.Pattern[str] | None:
+    """``LUO/bulk-0*`` → a pattern for whole spelled names; None where nothing is a wildcard.
+
+    ``*`` is any text, slashes too, ``?`` any character; brackets are what they are.
+    """
+    if not {"*", "?"} & set(text):
+        return None
+    return re.compile(translate(text.replace("[", "[[]")))
 
 
 def _number(text: str) -> int | None:

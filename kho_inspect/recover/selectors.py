@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from kho_inspect.errors import KhoError, MissingMemoryError
+from kho_inspect.errors import MissingMemoryError, SelectorError
 from kho_inspect.layouts.vmalloc import kho_vmalloc
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.contents import Item, Piece
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.identity import Name, Owner, Subsystem, Vmalloc
-from kho_inspect.model.selector import parse_owner
+from kho_inspect.model.selector import parse_glob, parse_owner
 from kho_inspect.render.names import item_name, message_text
-from kho_inspect.units import Extent, PhysAddr, parse_size
+from kho_inspect.units import PhysAddr, parse_extent, parse_size
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.vmalloc import parse_vmalloc, walk_vmalloc
 
@@ -25,10 +25,6 @@ MAX_NAME = 200
 """Bytes of one component of a file name; the rest of a longer one is hashed."""
 MAX_DIGITS = 9
 """Of the number of an item: there are no more files than that."""
-
-
-class SelectorError(KhoError):
-    """A selector that names nothing in this handover."""
 
 
 def all_items(handover: Handover) -> Iterator[Item]:
@@ -65,34 +61,70 @@ def _named_items(handover: Handover) -> Iterator[Item]:
 def select(handover: Handover, memory: PhysicalMemory, selectors: Sequence[str]) -> list[Item]:
     """The items that the selectors name; all of them when there is no selector.
 
-    A selector is an item's own, any leading part of it up to a slash, ``vmalloc@PADDR`` (the
-    first chunk of an area, or a ``struct kho_vmalloc``) or ``range@START-END``.
-    Raises SelectorError for one that names nothing.
+    A selector is an item's own, any leading part of it up to a slash, either with ``*`` and ``?``,
+    ``vmalloc@PADDR`` (the first chunk of an area, or a ``struct kho_vmalloc``), or ``range@`` with
+    START-END or START+LEN. Raises SelectorError for one that names nothing.
     """
     items = list(all_items(handover))
     if not selectors:
         return items
-    chosen: dict[tuple[Name, int], Item] = {}
-    for selector in selectors:
-        if selector.startswith("range@"):
-            extent = _parse_range(selector)
-            found = [_plain_item(extent, extent.start, extent.size)]
-        elif selector.startswith("vmalloc@"):
-            found = [_vmalloc_item(handover, memory, selector)]
-        else:
-            found = _find(items, selector)
-        if not found:
-            known = ", ".join(item_name(item.name, item.number) for item in items[:6])
-            raise SelectorError(
-                f"no {selector!r} in this handover",
-                hint=f"there are {known}{', …' if len(items) > 6 else ''}",
-            )
-        chosen.update(((item.name, item.number), item) for item in found)
-    return list(chosen.values())
+    return _unique(item for one in selectors for item in select_one(handover, memory, items, one))
+
+
+def select_among(items: Sequence[Item], selectors: Sequence[str]) -> list[Item]:
+    """The same of given items; only by their own names, or a leading part."""
+    if not selectors:
+        return list(items)
+    return _unique(item for one in selectors for item in find(items, one))
+
+
+def _unique(items: Iterable[Item]) -> list[Item]:
+    return list({(item.name, item.number): item for item in items}.values())
+
+
+def select_one(
+    handover: Handover, memory: PhysicalMemory, items: Sequence[Item], selector: str
+) -> list[Item]:
+    """The same for one selector, where ``items`` are :func:`all_items`."""
+    if parse_glob(selector):
+        return find(items, selector)
+    if selector.startswith("range@"):
+        try:
+            extent = parse_extent(selector.removeprefix("range@"))
+        except ValueError as error:
+            raise SelectorError(f"{selector!r}: {error}", hint="range@0x1000-0x3000") from error
+        return [_plain_item(extent, extent.start, extent.size)]
+    if selector.startswith("vmalloc@"):
+        return [_vmalloc_item(handover, memory, selector)]
+    return find(items, selector)
+
+
+def find(items: Sequence[Item], selector: str) -> list[Item]:
+    """The items of that name, and of what it is the whole of. Raises SelectorError for none."""
+    found = _find(items, selector)
+    if not found:
+        words = f"no {selector!r} in this handover"
+        raise SelectorError(words, hint=f"there are {_some_names(items)}")
+    return found
+
+
+def sole(items: Sequence[Item], text: str) -> Item:
+    """The one item that ``text`` named. Raises SelectorError where there are more, or none."""
+    if len(items) == 1:
+        return items[0]
+    words = f"{text!r} names {len(items):,} items, should be one"
+    raise SelectorError(words, hint=f"there are {_some_names(items)}")
+
+
+def _some_names(items: Sequence[Item]) -> str:
+    known = ", ".join(item_name(item.name, item.number) for item in items[:6])
+    return f"{known or 'none'}{', …' if len(items) > 6 else ''}"
 
 
 def _find(items: Sequence[Item], selector: str) -> list[Item]:
-    """The items of that name, and of what it is the whole of."""
+    glob = parse_glob(selector)
+    if glob is not None:
+        return [item for item in items if any(map(glob.match, _all_names(item)))]
     text, mark, digits = selector.rpartition("#")
     numbered = mark and digits.isascii() and digits.isdecimal() and len(digits) <= MAX_DIGITS
     query = parse_owner(text if numbered else selector)
@@ -107,8 +139,19 @@ def _meets(item: Item, query: Owner, number: int) -> bool:
     return number == 1 and isinstance(item.name, Owner) and item.name.within(query)
 
 
+def _all_names(item: Item) -> Iterator[str]:
+    """An item's name, and those of what it is a part of, in every spelling."""
+    spelled = item_name(item.name, item.number)
+    yield spelled
+    yield from (spelled[:at] for at, char in enumerate(spelled) if char == "/")
+    yield from _plain_names(item)
+
+
 def _plain_names(item: Item) -> Iterator[str]:
-    """An item's name, and those of what it is a part of, without escapes."""
+    """The same without escapes; none of a range or an area.
+
+    The numbers of tokens are hex or decimal.
+    """
     if not isinstance(item.name, Owner):
         return
     for spell in (hex, str):
@@ -121,16 +164,6 @@ def _plain_names(item: Item) -> Iterator[str]:
 
 def _plain_item(name: Name, paddr: PhysAddr, size: int) -> Item:
     return Item(name, size, [Piece(0, paddr, size)])
-
-
-def _parse_range(selector: str) -> Extent:
-    try:
-        start, end = (parse_size(part) for part in selector.removeprefix("range@").split("-"))
-    except ValueError:
-        start = end = 0
-    if start >= end:
-        raise SelectorError(f"{selector!r} is not range@START-END", hint="range@0x1000-0x3000")
-    return Extent(start, end)
 
 
 def _vmalloc_item(handover: Handover, memory: PhysicalMemory, selector: str) -> Item:

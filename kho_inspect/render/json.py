@@ -260,8 +260,7 @@ def extract_document(handover: Handover, capture: Document, entries: list[Docume
 def locate_document(memory: PhysicalMemory, located: Located, scratch: Scratch | None) -> Document:
     """``kho-inspect locate --json``: candidates best first."""
     return {
-        "schema_version": SCHEMA_VERSION,
-        "source": {"path": memory.path, "format": memory.format},
+        **dump_head(memory),
         "candidates": (
             {
                 "paddr": hex(found.paddr),
@@ -293,6 +292,19 @@ def addresses_document(
 def head(dump: str, dtb: str | None) -> Document:
     """The first members of a document on files, which need not be a handover."""
     return {"schema_version": SCHEMA_VERSION, "source": {"path": dump, "dtb": dtb}}
+
+
+def answer(handover: Handover, **members: Any) -> Document:
+    """What is asked of a handover, between the head and the faults that every document has."""
+    return {**_head(handover), **members, "faults": _faults(handover)}
+
+
+def dump_head(memory: PhysicalMemory) -> Document:
+    """The head of a document on memory alone."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": {"path": memory.path, "format": memory.format},
+    }
 
 
 def _head(handover: Handover) -> Document:

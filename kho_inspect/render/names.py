@@ -21,8 +21,8 @@ from kho_inspect.model.identity import (
 )
 from kho_inspect.units import Extent
 
-_SEPARATORS = frozenset("/%#→")
-"""What has a meaning in a spelled name."""
+_SEPARATORS = frozenset("/%#→*?+")
+"""What has a meaning in a spelled name or a selector."""
 
 
 def escaped(name: str) -> str:

@@ -87,8 +87,6 @@ def test_file_without_permission(bad: Path) -> None:
         ["--json"],
         [DUMP, DTB, "extra"],
         ["addr", DUMP, DTB],
-        ["addr", DUMP, DTB, "twelve"],
-        ["addr", DUMP, DTB, "0x10000000000000000"],
         ["blobs", DUMP, DTB, "nobody"],
         [DUMP, DTB, "--map", "1:2"],
         [DUMP, DTB, "--page-size", "8K"],
@@ -99,6 +97,35 @@ def test_usage_errors_exit_2(args: list[str]) -> None:
     result = kho_inspect(*args)
     assert (result.status, result.stdout) == (2, "")
     assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["addr", DUMP, DTB, "twelve"], "no 'twelve' in this handover"),
+        (["addr", DUMP, DTB, "0x10000000000000000"], "beyond 64 bits"),
+        (["addr", DUMP, DTB, "pfn:0x10000000000000"], "beyond 64 bits"),
+        (["addr", DUMP, DTB, "pfn:x"], "'x' is not a number"),
+        (["addr", DUMP, DTB, "0x12zz"], "'0x12zz' is not a number"),
+        (["addr", DUMP, DTB, "0x1000", "LUO/nobody"], "no 'LUO/nobody' in this handover"),
+        (["files", DUMP, DTB, "LUO/nobody"], "no 'LUO/nobody' in this handover"),
+        (["read", DUMP, DTB, "LUO/nobody"], "no 'LUO/nobody' in this handover"),
+        (["read", DUMP, DTB, "LUO/vm-alpha"], "names 2 items"),
+        (["read", DUMP, DTB, "LUO/vm-alpha/0x1001+0x18001"], "has 98,304 bytes"),
+        (["read", DUMP, DTB, "0x2000-0x1000"], "a range of no size"),
+        (["read", DUMP, DTB, "0x1000-"], "is not START-END or START+LEN"),
+        (["extract", DUMP, DTB, "LUO/vm-alpha", "-o", "-"], "names 2 items"),
+        (["extract", DUMP, DTB, "LUO/nobody", "-o", "-"], "no 'LUO/nobody' in this handover"),
+        (["find", DUMP, DTB, "--hex", "123"], "'123' is not hex"),
+        (["find", DUMP, DTB, "--u64", "abc"], "'abc' is not a number"),
+        (["find", DUMP, DTB, "--hex", "0000"], "zeros alone"),
+        (["find", DUMP, DTB, ""], "nothing to find"),
+    ],
+)
+def test_a_name_or_number_that_says_nothing_is_exit_2(args: list[str], words: str) -> None:
+    result = kho_inspect(*args)
+    assert (result.status, result.stdout) == (2, "")
+    assert words in result.stderr
 
 
 def test_assumed_abi_works_fully(bad: Path) -> None:

@@ -234,6 +234,8 @@ def arguments(command: str, folder: Path) -> list[str]:
         return ["explain", "--all"]
     more = {
         "addr": ["0x4a4000"],
+        "read": ["0x4a4000"],
+        "find": ["LUO"],
         "extract": ["-o", str(folder / "out"), "--force"],
         "pack": ["-o", str(folder / "out.elf"), "--force"],
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 from xml.etree import ElementTree
 
+from kho_inspect.recover import content
 from kho_inspect.recover import extract as extraction
 from tests.fuzz import images
 from tests.fuzz.entries import blocks_of
@@ -23,6 +24,10 @@ from tests.support.dump_files import Segment, write_elf
 from tests.support.kdump_writer import flatten, write_kdump, write_lime
 from tests.support.running import in_process
 
+TABBED = ("files", "find")
+"""Commands whose fields are separated by tabs."""
+SPEAKING = ("addr", "read", "find")
+"""Commands that say on stderr what is not there."""
 SMALL_HOLES = 1 << 22
 """Bytes of holes that are hashed, which else takes most of the time."""
 COLUMNS = ("80", "20", "40", "200")
@@ -186,6 +191,13 @@ def _extract(it: Fuzzed, cursor: Cursor) -> Args:
     return args
 
 
+def _read(it: Fuzzed, cursor: Cursor) -> Args:
+    kind = cursor.u8() % 4
+    if kind:
+        return ["*" if kind == 1 else _text(cursor)]
+    return [f"{_address(cursor, it.seed)}-{_address(cursor, it.seed)}"]
+
+
 def _pack(it: Fuzzed, cursor: Cursor) -> Args:
     flags = cursor.u8()
     return ["-o", str(it.file), "--force"] + ["--content"] * (flags & 1)
@@ -205,6 +217,10 @@ _COMMANDS: tuple[tuple[str, Maker], ...] = (
     ("pack", _pack),
     ("expect", lambda it, cursor: []),
     ("blobs", lambda it, cursor: [_text(cursor)]),
+    ("files", lambda it, cursor: ["--sha256", "--long"][: cursor.u8() % 3]),
+    ("addr", lambda it, cursor: ["*+0x1001", _text(cursor)][: cursor.u8() % 2 + 1]),
+    ("read", _read),
+    ("find", lambda it, cursor: ["--u64", _address(cursor, it.seed), "--limit", "99"]),
 )
 
 
@@ -280,6 +296,7 @@ def _settings(columns: str) -> Iterator[None]:
     with (
         mock.patch.dict(os.environ, {"COLUMNS": columns}),
         mock.patch.object(extraction, "MAX_HASHED_HOLES", SMALL_HOLES),
+        mock.patch.object(content, "MAX_HASHED_HOLES", SMALL_HOLES),
     ):
         yield
 
@@ -288,19 +305,23 @@ def check_result(name: str, result: Result, args: Args) -> None:
     """The exit status is one of five, errors are in words, and nothing moves the cursor."""
     assert result.status in (0, 1, 2, 3, 4), result
     for stream in (result.stdout, result.stderr):
-        odd = {char for char in stream if not char.isprintable() and char != "\n"}
+        plain = "\n\t" if name in TABBED and stream is result.stdout else "\n"
+        odd = {char for char in stream if not char.isprintable() and char not in plain}
         assert not odd, f"{odd} in the output of {args}"
         assert "Traceback" not in stream
     # What run() makes of an exception that nobody foresaw.
     for words in ("out of memory", "cannot write the output"):
         assert not result.stderr.startswith(f"kho-inspect: {words}"), result.stderr
     if result.status == 2:
-        assert result.stderr.startswith("Usage: ")
+        assert result.stderr.startswith(("Usage: ", "kho-inspect: "))
     elif result.status == 3:
         documents = {"--json", "json", "junit", "sarif", "github"} & {*args}
         assert name == "locate" or bool(documents) == bool(result.stdout)
         assert result.stderr.startswith("kho-inspect: ") or (name == "locate" and result.stdout)
         assert len(result.stderr.splitlines()) <= 2
+    elif name in SPEAKING:
+        lines = result.stderr.splitlines()
+        assert all(line.startswith(("kho-inspect: ", "  try: ")) for line in lines), lines
     elif result.status != 4 or result.stderr:
         cautious = result.stderr.startswith("kho-inspect: caution: ")
         assert cautious if result.status == 4 else not result.stderr, result.stderr

@@ -1,0 +1,99 @@
+"""Types of parameters: how a word of the command line becomes a value."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from kho_inspect.abi import TARGETS, Kernel, find_target
+from kho_inspect.cli.process import exit_when_cut_short
+from kho_inspect.units import Extent, PhysAddr, parse_extent, parse_size
+
+
+class ParamType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """click's own, which takes no type argument before click 8.4; ``convert`` says the type."""
+
+
+class Address(ParamType):
+    """``0x40000000``, ``1G``, ``4096K``."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> PhysAddr:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class RamMap(ParamType):
+    """``PADDR:OFFSET:SIZE``."""
+
+    name = "paddr:offset:size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int, int]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            paddr, offset, size = (parse_size(part) for part in value.split(":"))
+        except ValueError:
+            self.fail(f"{value!r} is not PADDR:OFFSET:SIZE, each in hex or decimal", param, ctx)
+        if not size:
+            self.fail("a RAM block of no size", param, ctx)
+        return paddr, offset, size
+
+
+class DumpFormat(ParamType):
+    """``auto``, a key of ``memory.FORMATS`` (not imported by ``--help``), or one of ``others``."""
+
+    name = "format"
+
+    def __init__(self, others: tuple[str, ...] = ()) -> None:
+        self.others = others
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        from kho_inspect.memory import FORMATS
+
+        choices = (*self.others, "auto", *FORMATS)
+        if value not in choices:
+            self.fail(f"{value!r} is not one of {', '.join(choices)}", param, ctx)
+        return str(value)
+
+
+class Area(ParamType):
+    """``START+LEN`` or ``START-END``."""
+
+    name = "start+len"
+
+    def convert(self, value: object, param: object, ctx: object) -> Extent:
+        if isinstance(value, Extent):
+            return value
+        try:
+            return parse_extent(str(value))
+        except ValueError as error:
+            self.fail(str(error))
+
+
+class Target(ParamType):
+    """``kho-v4``, ``v4``, ``linux-7.3``, or a path that leads to a kernel image."""
+
+    name = "target"
+
+    def convert(self, value: object, param: object, ctx: object) -> tuple[str, Kernel]:
+        if isinstance(value, tuple):
+            return value
+        kernel = find_target(str(value))
+        if kernel is not None:
+            return str(value), kernel
+        if not os.path.exists(str(value)):  # noqa: PTH110  # of Path, some errors come out
+            known = ", ".join(TARGETS)
+            self.fail(f"{value!r} is no kernel image and no kernel or ABI that is known: {known}")
+        from kho_inspect.kernels.accepts import read_kernel
+
+        exit_when_cut_short(str(value))
+        image = read_kernel(str(value))
+        return image.name, image
