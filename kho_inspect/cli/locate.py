@@ -1,4 +1,4 @@
-"""``locate``: root FDTs and the scratch table, out of the dump alone."""
+"""``locate``: root FDTs, the scratch table and the kernels, out of the dump alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from kho_inspect.cli.progress import progress_bar
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 def command(given: Input, write_dtb: Path | None, force: bool) -> int:
-    """Find root FDTs and the scratch table in a dump, best candidate first."""
+    """Find root FDTs, the scratch table and the kernels in a dump, best candidate first."""
+    from kho_inspect.kernel_log.kernels import Traces, find_kernels
     from kho_inspect.locate.scan import locate
     from kho_inspect.locate.scratch import read_scratch
     from kho_inspect.recover.atomic import atomic_file, require_absent
@@ -30,8 +31,10 @@ def command(given: Input, write_dtb: Path | None, force: bool) -> int:
         require_absent(write_dtb, force)
     memory = given.open_memory()
     total = sum(extent.size for extent in memory.stored)
+    traces = Traces()
     with progress_bar("scan", total) as advance:
-        located = locate(memory, advance)
+        located = locate(memory, advance, also=traces.look)
+    kernels = find_kernels(memory, traces)
     best = located.fdts[0] if located.fdts else None
     pointers = [one for one in located.pointers if best is None or one.fdt == best.paddr]
     scratch = read_scratch(memory, pointers)
@@ -40,13 +43,16 @@ def command(given: Input, write_dtb: Path | None, force: bool) -> int:
             file.write(best.data)
     if given.json:
         from kho_inspect.render.json import locate_document
+        from kho_inspect.render.log import kernels_document
 
         document = locate_document(memory, located, scratch)
+        document["kernels"] = kernels_document(kernels)
         given.write_json({**document, "passed_over": located.passed_over})
     else:
-        from kho_inspect.render.located import print_located
+        from kho_inspect.render.located import print_kernels, print_located
 
         print_located(given.console(), memory.path, located, scratch)
+        print_kernels(given.console(), kernels)
         if located.passed_over:
             given.console().print(
                 f"{located.passed_over:,} places more that may be one were not looked at: "

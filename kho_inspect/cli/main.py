@@ -32,6 +32,7 @@ COMMANDS = (
     "find",
     "extract",
     "locate",
+    "log",
     "pack",
     "expect",
     "targets",

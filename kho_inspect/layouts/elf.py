@@ -10,6 +10,7 @@ ELFDATA2LSB = 1
 ET_CORE = 4
 PT_LOAD = 1
 PT_NOTE = 4
+NT_GNU_BUILD_ID = 3
 PN_XNUM = 0xFFFF
 """e_phnum when the true count does not fit: it then stands in sh_info of section 0."""
 

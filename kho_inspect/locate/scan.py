@@ -120,9 +120,11 @@ def locate(
     progress: Callable[[int], None] = lambda size: None,
     *,
     limit: int | None = None,
+    also: Callable[[PhysAddr, NDArray[np.uint64]], None] | None = None,
 ) -> Located:
     """Scan all stored memory once, in bounded memory; ``progress`` gets bytes as they are done.
 
+    ``also`` gets each piece, as words with the address of the first.
     With ``limit`` the scan ends after that many bytes. A device tree is 8-byte aligned by its
     specification, a setup_data entry by its allocation.
     """
@@ -137,6 +139,8 @@ def locate(
         types = np.flatnonzero(words == _TYPE_AND_LEN).tolist()
         scan.look_at_setup_data([start + 8 * at - _TYPE for at in types])
         scan.look_at_boot_params(boot_params_in(paddr, chunk))
+        if also is not None:
+            also(start, words)
         progress(len(chunk))
         scanned += len(chunk)
         if limit is not None and scanned >= limit:

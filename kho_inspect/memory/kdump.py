@@ -56,6 +56,7 @@ class KdumpMemory:
         self.format = "kdump"
         self.size = file.size
         header = read_header(file)
+        self.vmcoreinfo = header.vmcoreinfo
         self._page = header.block_size
         self._shift = self._page.bit_length() - 1
         self._dumped = set_bits(file, header.dumped_bitmap, header.pages)

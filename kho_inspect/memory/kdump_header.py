@@ -15,6 +15,9 @@ BLOCK_SIZES = tuple(1 << shift for shift in range(12, 17))
 MAX_PADDR_BITS = 52
 """Physical addresses of x86-64 and arm64 have no more."""
 
+MAX_VMCOREINFO = 64 << 10
+"""Bytes: the kernel has one page for it."""
+
 AGAIN = "the dump was cut short or damaged: take it again"
 
 
@@ -33,6 +36,8 @@ class KdumpHeader(NamedTuple):
     """File offset of the bitmap of pages that the dump holds."""
     descriptors: int
     """File offset of the page descriptors."""
+    vmcoreinfo: bytes
+    """VMCOREINFO of the kernel that the dump is of; empty where the file has none."""
 
 
 def refused(file: DumpFile, message: str, hint: str = AGAIN) -> UnreadableInputError:
@@ -94,4 +99,9 @@ def read_header(file: DumpFile) -> KdumpHeader:
         known_bitmap=bitmaps,
         dumped_bitmap=bitmaps + length // 2,
         descriptors=bitmaps + length,
+        vmcoreinfo=_vmcoreinfo(file, sub.offset_vmcoreinfo, sub.size_vmcoreinfo),
     )
+
+
+def _vmcoreinfo(file: DumpFile, offset: int, size: int) -> bytes:
+    return bytes(file.view[offset : offset + min(size, MAX_VMCOREINFO)]) if offset > 0 else b""

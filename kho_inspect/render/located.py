@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
+from kho_inspect.kernel_log.kernels import Kernel
 from kho_inspect.locate.scan import Located
 from kho_inspect.model.handover import Scratch
 from kho_inspect.render.console import grid, plain
+from kho_inspect.render.log import boot_words, kernel_words
 from kho_inspect.units import human_size, plural
 
 MAX_LISTED = 20
@@ -28,3 +32,11 @@ def print_located(console: Console, path: str, located: Located, scratch: Scratc
     if scratch is not None:
         areas = ", ".join(f"{area} ({human_size(area.size)})" for area in scratch.areas)
         console.print(grid([("scratch", plain(f"{areas}; from {scratch.source}"))]))
+
+
+def print_kernels(console: Console, kernels: Sequence[Kernel]) -> None:
+    """The kernels of the dump, in the order in which they ran."""
+    for number, kernel in enumerate(kernels, 1):
+        console.print(grid([(f"kernel {number}", plain(kernel_words(kernel), "bold"))]))
+        details = [boot_words(kernel), *filter(None, (kernel.version, kernel.command_line))]
+        console.print(grid([("", plain(line, "dim")) for line in details], 4))

@@ -11,6 +11,7 @@ from tests.support.builder import Image
 from tests.support.cli import DTB, DUMP, OUT_DTB, REPO, kho_inspect
 from tests.support.luo_builder import File, Session, luo_v5, memfd, pattern
 
+LOG = "samples/x86_64-refused.elf"
 V1, V1_DTB = "samples/x86_64-kho-v1.elf", "samples/x86_64-kho-v1.dtb"
 GOLDEN = REPO / "tests" / "golden"
 
@@ -58,6 +59,8 @@ CASES: dict[str, tuple[int, list[str]]] = {
     "tree-v1-json": (80, ["tree", V1, V1_DTB, "--json"]),
     "addr-v1": (80, ["addr", V1, V1_DTB, "0x508000"]),
     "locate": (80, ["locate", DUMP]),
+    "locate-kernels-json": (80, ["locate", LOG, "--json"]),
+    "log-json": (80, ["log", LOG, "--kho", "--json"]),
     "show-located": (80, [DUMP]),
     "help": (80, ["--help"]),
     "help-show": (80, ["show", "--help"]),
@@ -71,6 +74,15 @@ def test_output_and_exit_status(name: str) -> None:
     assert result.stderr == ""
     seen = f"$ kho-inspect {' '.join(args)}\n{result.stdout}$ echo $?\n{result.status}\n"
     path = GOLDEN / f"{name}.txt"
+    if os.environ.get("KHO_UPDATE_GOLDEN"):
+        path.write_text(seen)
+    assert seen == path.read_text()
+
+
+def test_log_says_on_stderr_whose_it_is() -> None:
+    result = kho_inspect("log", LOG, "--kho", "-x")
+    seen = f"{result.stdout}--- stderr\n{result.stderr}--- {result.status}\n"
+    path = GOLDEN / "log-kho.txt"
     if os.environ.get("KHO_UPDATE_GOLDEN"):
         path.write_text(seen)
     assert seen == path.read_text()

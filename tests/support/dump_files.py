@@ -26,10 +26,14 @@ class Segment(NamedTuple):
 
 
 def write_elf(
-    path: Path, segments: Sequence[Segment], *, note: bool = False, xnum: bool = False
+    path: Path, segments: Sequence[Segment], *, note: bool | bytes = False, xnum: bool = False
 ) -> None:
-    """An ELF64 little-endian core; ``xnum`` keeps the header count in section header 0."""
-    note_data = struct.pack("<III5s3x4s", 5, 4, 1, b"CORE\0", b"kho\0") if note else b""
+    """An ELF64 little-endian core; ``xnum`` keeps the header count in section header 0.
+
+    ``note``: bytes of notes, True for any.
+    """
+    any_note = struct.pack("<III5s3x4s", 5, 4, 1, b"CORE\0", b"kho\0")
+    note_data = note if isinstance(note, bytes) else any_note if note else b""
     count = len(segments) + bool(note)
     at_notes = 64 + 56 * count + (64 if xnum else 0)
     offset = -(-(at_notes + len(note_data)) // ELF_PAGE) * ELF_PAGE

@@ -56,6 +56,7 @@ def write_kdump(
     split: tuple[int, int] | None = None,
     one_bitmap: bool = False,
     status: int | None = None,
+    vmcoreinfo: bytes = b"",
 ) -> Layout:
     """``pages`` by page frame number; ``known`` ones exist, but are excluded.
 
@@ -114,6 +115,11 @@ def write_kdump(
             file.write(struct.pack("<qIIQ", where, len(packed), used, 0))
             file.seek(where)
             file.write(packed)
+        if vmcoreinfo:
+            file.seek(at)
+            file.write(vmcoreinfo)
+            file.seek(layout.sub_header + 32)
+            file.write(struct.pack("<qQ", at, len(vmcoreinfo)))
     return layout
 
 

@@ -1,0 +1,121 @@
+"""The kernel's log: ``kernel/printk/printk_ringbuffer.h``, of 64-bit kernels from 5.10 to 7.3.
+
+VMCOREINFO says where the fields stand in a kernel of its own; :func:`placed` follows it. What is
+declared here says of what type they are, and where they stand when no VMCOREINFO is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from construct import Bytes, Int8ul, Int16ul, Int32ul, Int64ul, Struct
+
+from kho_inspect.layouts.views import dtype_of
+
+prb_desc_ring = Struct(
+    "count_bits" / Int32ul,
+    "pad" / Int32ul,
+    "descs" / Int64ul,
+    "infos" / Int64ul,
+    "head_id" / Int64ul,
+    "tail_id" / Int64ul,
+    "last_finalized_seq" / Int64ul,
+)
+prb_data_ring = Struct(
+    "size_bits" / Int32ul,
+    "pad" / Int32ul,
+    "data" / Int64ul,
+    "head_lpos" / Int64ul,
+    "tail_lpos" / Int64ul,
+)
+printk_ringbuffer = Struct(
+    "desc_ring" / prb_desc_ring, "text_data_ring" / prb_data_ring, "fail" / Int64ul
+)
+prb_data_blk_lpos = Struct("begin" / Int64ul, "next" / Int64ul)
+prb_desc = Struct("state_var" / Int64ul, "text_blk_lpos" / prb_data_blk_lpos)
+printk_info = Struct(
+    "seq" / Int64ul,
+    "ts_nsec" / Int64ul,
+    "text_len" / Int16ul,
+    "facility" / Int8ul,
+    "flags_level" / Int8ul,
+    "caller_id" / Int32ul,
+    "dev_info" / Bytes(64),
+)
+"""``flags_level``: bit fields of 5 and 3 bits."""
+prb_data_block = Struct("id" / Int64ul)
+"""What a block of text begins with."""
+
+STATE_SHIFT = 62
+ID_MASK = (1 << STATE_SHIFT) - 1
+COMMITTED, FINALIZED = 1, 2
+"""States of a descriptor, above its id, in which its record can be read."""
+NO_TEXT = 1
+"""Bit of a position that stands for no block at all."""
+EMPTY_LINE = 3
+"""Both positions of a record whose text is empty; others with NO_TEXT lost theirs."""
+LEVEL_SHIFT = 5
+"""Of ``flags_level``."""
+
+RECORDS = {"printk_ringbuffer": printk_ringbuffer, "prb_desc": prb_desc, "printk_info": printk_info}
+
+
+def placed(
+    name: str, offset: Callable[[str], int | None], size: Callable[[str], int | None]
+) -> np.dtype[Any]:
+    """The dtype of one of :data:`RECORDS`, as VMCOREINFO's OFFSET and SIZE lay it out.
+
+    Structs in a struct have no offsets of their own: those of their type apply. Raises ValueError
+    where a field would lie outside.
+    """
+    return _placed(name, dtype_of(RECORDS[name]), offset, size)
+
+
+_TYPES = {
+    "desc_ring": "prb_desc_ring",
+    "text_data_ring": "prb_data_ring",
+    "text_blk_lpos": "prb_data_blk_lpos",
+}
+_BEHIND = {"facility": ("text_len", 2), "flags_level": ("text_len", 3)}
+"""Fields that VMCOREINFO does not name: so many bytes behind one that it does."""
+
+_UNUSED = {"pad", "last_finalized_seq", "fail", "caller_id", "dev_info"}
+
+
+def _placed(
+    name: str,
+    declared: np.dtype[Any],
+    offset: Callable[[str], int | None],
+    size: Callable[[str], int | None],
+) -> np.dtype[Any]:
+    formats, offsets = [], []
+    names = [one for one in declared.names or () if one not in _UNUSED]
+    for field in names:
+        kind, default = declared[field], offset_in(declared, field)
+        if field in _TYPES:
+            kind = _placed(_TYPES[field], kind, offset, size)
+        beside, distance = _BEHIND.get(field, (field, 0))
+        at = offset(f"{name}.{beside}")
+        formats.append(kind)
+        offsets.append(default if at is None else at + distance)
+    whole = size(name)
+    return np.dtype(
+        {
+            "names": names,
+            "formats": formats,
+            "offsets": offsets,
+            "itemsize": declared.itemsize if whole is None else whole,
+        }
+    )
+
+
+def offset_in(dtype: np.dtype[Any], *names: str) -> int:
+    """Where a field, or one of a struct in it, begins."""
+    at = 0
+    for name in names:
+        assert dtype.fields is not None
+        at += int(dtype.fields[name][1])
+        dtype = dtype[name]
+    return at
