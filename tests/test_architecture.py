@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"recover"}),
     frozenset({"render"}),
     frozenset({"inspection"}),
-    frozenset({"rules"}),
+    frozenset({"rules", "carve"}),
     frozenset({"decoders"}),
     frozenset({"ownership", "locate", "kernels", "kernel_log"}),
     frozenset({"walk"}),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import click
 
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
-from kho_inspect.cli.options import Input, reads_handover
+from kho_inspect.cli.options import Input, carved, reads_handover
 from kho_inspect.cli.output import binary_stdout, report_gaps, require_bounded
+from kho_inspect.cli.params import Address
 from kho_inspect.cli.progress import progress_bar
+from kho_inspect.errors import KhoError
 
 
 @click.command("extract")
-@partial(reads_handover, more_arguments=True)
+@reads_handover
 @click.argument("selectors", metavar="[SELECTOR]...", nargs=-1)
 @click.option(
     "-o",
@@ -26,7 +27,23 @@ from kho_inspect.cli.progress import progress_bar
     help="Directory to write to; made when missing. -: one item, to stdout.",
 )
 @click.option("--force", is_flag=True, help="Overwrite files that exist; write to a terminal.")
-def command(given: Input, selectors: tuple[str, ...], output: Path, force: bool) -> int:
+@click.option(
+    "--carved", "carving", is_flag=True, help="What the dump's contents yield; DTB is not read."
+)
+@click.option(
+    "--sessions",
+    type=Address(),
+    metavar="PADDR",
+    help="Carve, beginning at this block of LUO sessions.",
+)
+def command(
+    given: Input,
+    selectors: tuple[str, ...],
+    output: Path,
+    force: bool,
+    carving: bool,
+    sessions: int | None,
+) -> int:
     """Recover content: memfds, blobs, regions, ranges.
 
     SELECTOR is LUO/SESSION/TOKEN, blob/NAME, reserve_mem/NAME, kho_test/N, any leading part of
@@ -35,7 +52,12 @@ def command(given: Input, selectors: tuple[str, ...], output: Path, force: bool)
 
     Exit status 1 where an item lacks content, or has content that is not preserved: the manifest
     says which bytes. A range is taken as it is, preserved or not.
+
+    With --carved the same by what structures hold, without DTB and map: under carved/, each with
+    its trust, provenance and doubts in the manifest.
     """
+    if carving or sessions is not None:
+        return _extract_carved(given, selectors, output, force, sessions)
     from kho_inspect.inspection import inspect_opened
     from kho_inspect.recover.content import Account, Reader, write_stream
     from kho_inspect.recover.evidence import evidence_of
@@ -71,3 +93,29 @@ def command(given: Input, selectors: tuple[str, ...], output: Path, force: bool)
         print_entries(given.console(), str(output), entries)
     status = handover_status(handover)
     return exit_codes.FINDINGS if not status and incomplete(items, entries) else status
+
+
+def _extract_carved(
+    given: Input, selectors: tuple[str, ...], output: Path, force: bool, sessions: int | None
+) -> int:
+    """The same for what was found by its contents, all of it under ``carved``."""
+    from kho_inspect.recover.extract import Extractor, incomplete
+    from kho_inspect.recover.selectors import numbered, select_carved
+
+    memory, carving = carved(given, sessions)
+    found = list(numbered(list(carving.items)))
+    if not found:
+        raise KhoError(f"nothing in {memory.path} reads as part of a handover")
+    items = select_carved(found, selectors)
+    total = sum(piece.size for item in items for piece in item.pieces)
+    with progress_bar("extract", total) as advance:
+        entries = Extractor(memory, output, force=force, progress=advance).run(items)
+    if given.json:
+        from kho_inspect.render.carved_json import carved_entries_document
+
+        given.write_json(carved_entries_document(memory, carving, entries))
+    else:
+        from kho_inspect.render.extract import print_entries
+
+        print_entries(given.console(), str(output), entries)
+    return exit_codes.FINDINGS if incomplete(items, entries) else exit_codes.CLEAN

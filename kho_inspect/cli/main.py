@@ -33,6 +33,7 @@ COMMANDS = (
     "extract",
     "locate",
     "log",
+    "carve",
     "pack",
     "expect",
     "targets",

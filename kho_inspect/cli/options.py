@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     from kho_inspect.inspection import Opened, Options
     from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.model.carved import Carving
     from kho_inspect.model.handover import Handover
     from kho_inspect.rules.engine import Verdict
+    from kho_inspect.units import PhysAddr
 
 KCORE = "/proc/kcore"
 REPORTS = ("text", "json", "junit", "sarif", "github")
@@ -136,6 +138,23 @@ def write_text(pieces: Iterable[str]) -> None:
     sys.stdout.writelines(pieces)
 
 
+def carved(given: Input, sessions: PhysAddr | None) -> tuple[PhysicalMemory, Carving]:
+    """The memory, and what it yields by contents; DTB and map are not read."""
+    from kho_inspect.carve.carver import carve
+
+    memory = given.open_memory()
+    options = given.options
+    total = 0 if sessions is not None else sum(extent.size for extent in memory.stored)
+    with progress_bar("scan", total) as advance:
+        return memory, carve(
+            memory,
+            page_size=options.page_size,
+            limits=options.limits,
+            sessions=sessions,
+            progress=advance,
+        )
+
+
 _DUMP = click.argument("dump", required=False)
 _DTB = click.argument("dtb")
 _OPTIONAL_DTB = click.argument("dtb", required=False)
@@ -202,13 +221,15 @@ def reads_handover(
     function: Callable[..., int],
     dump_format: Callable[[Any], Any] = _DUMP_FORMAT,
     more_arguments: bool = False,
+    needs_dtb: bool = True,
 ) -> Callable[..., int]:
     """Give a command the shared arguments; the function gets them as its first one, an Input.
 
     DTB may be left out, but for commands with ``more_arguments`` behind it; ``-`` always does.
+    Without ``needs_dtb`` there is none.
     """
-    dtb = _DTB if more_arguments else _OPTIONAL_DTB
-    return _with_input(function, (_DUMP, dtb, *_OPTIONS, *_DUMP_OPTIONS, dump_format, *_BUDGETS))
+    dtb = (_DTB if more_arguments else _OPTIONAL_DTB,) if needs_dtb else ()
+    return _with_input(function, (_DUMP, *dtb, *_OPTIONS, *_DUMP_OPTIONS, dump_format, *_BUDGETS))
 
 
 _TARGET = click.option(

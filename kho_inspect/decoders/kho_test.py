@@ -27,7 +27,7 @@ _FOLIO = Target(
 )
 _FOLIOS_INFO = Step(StepKind.PROPERTY, "folios_info")
 MAX_SUMMED = 1 << 30
-"""Folio bytes beyond which the checksum is not computed."""
+"""Folio bytes of all blobs together beyond which no checksum is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,8 @@ def _checksum(
     context: Context, phys: NDArray[np.uint64], sizes: list[int], path: Path
 ) -> int | None:
     """Sum of little-endian 16-bit words of all folios, folded to 16 bits."""
-    if sum(sizes) > MAX_SUMMED:
+    context.spent["summed"] += sum(sizes)
+    if context.spent["summed"] > MAX_SUMMED:
         return None
     value = 0
     for paddr, size in zip(phys.tolist(), sizes, strict=True):

@@ -125,6 +125,11 @@ def _decode_struct(
     )
 
 
+def session_of(context: Context, entry: Any, chained: bool) -> LuoSession:
+    """The session of one ``luo_session_ser``; its files are ``chained`` blocks or an array."""
+    return _sessions(context, [entry], _files_of_chain if chained else _files_of_array, ())[0]
+
+
 def _pointer(context: Context, blob: Blob, child: str, compatible: str) -> PhysAddr:
     """The address of a header, by the child node that is to be there; 0 when it is not."""
     assert blob.fdt is not None

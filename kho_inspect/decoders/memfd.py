@@ -32,11 +32,12 @@ from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind
 from kho_inspect.units import PhysAddr, exact_size, flag_names, flag_text, plural
 from kho_inspect.walk.pages import Target
 
-_LAYOUTS = {
+LAYOUTS = {
     "memfd-v1": memfd_luo_ser_v1,
     "memfd-v2": memfd_luo_ser,
     "memfd": memfd_luo_ser_features,
 }
+"""Handler → layout of its descriptor."""
 _DESCRIPTOR = Target("memfd descriptor", FaultKind.MEMFD_MISSING, FaultKind.MEMFD_NOT_STORED)
 _FOLIO = dtype_of(memfd_luo_folio_ser)
 _FLAGS = np.uint64(FOLIO_PFN_BITS)
@@ -172,7 +173,7 @@ class _Read:
 
 
 def _read(compatible: str, context: Context, entry: FileEntry) -> _Read:
-    layout = _LAYOUTS[compatible]
+    layout = LAYOUTS[compatible]
     data, owner, path = entry
     raw = None
     if data % context.geometry.page_size:
@@ -263,4 +264,4 @@ def _finish(context: Context, held: list[_Read]) -> list[Memfd | None]:
     return found
 
 
-FILE_DECODERS: dict[str, FileDecoder] = {name: partial(_decode, name) for name in _LAYOUTS}
+FILE_DECODERS: dict[str, FileDecoder] = {name: partial(_decode, name) for name in LAYOUTS}

@@ -16,6 +16,7 @@ from kho_inspect.geometry import PageGeometry
 from kho_inspect.model.features import Features
 from kho_inspect.model.identity import Name, Path
 from kho_inspect.model.preserved import Preserved
+from kho_inspect.model.provenance import Provenance
 from kho_inspect.units import PhysAddr
 
 Document: TypeAlias = dict[str, Any]
@@ -57,6 +58,8 @@ class Item:
     """In file order, clipped to ``size``."""
     number: int = 1
     """Above 1: another one of this name."""
+    provenance: Provenance | None = None
+    """Of what was carved."""
 
 
 class Part(NamedTuple):

@@ -167,8 +167,16 @@ class Vmalloc(NamedTuple):
     paddr: int
 
 
-Name: TypeAlias = Owner | Extent | Vmalloc
-"""What can be taken out of a handover: memory by its owner, or by its address."""
+class Carved(NamedTuple):
+    """What was found by its contents: as whose, by what stands there."""
+
+    owner: Owner
+    paddr: int | None = None
+    """The list or descriptor itself, where nothing names the session that it belongs to."""
+
+
+Name: TypeAlias = Owner | Extent | Vmalloc | Carved
+"""What can be taken out of a dump: memory by its owner, by its address, or by its contents."""
 
 
 def above(paths: list[Path]) -> frozenset[Path]:

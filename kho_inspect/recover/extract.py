@@ -22,6 +22,7 @@ from kho_inspect.recover.atomic import atomic_file, require_absent
 from kho_inspect.recover.content import MAX_HASHED_HOLES, Account, Reader, is_lacking
 from kho_inspect.recover.evidence import Evidence
 from kho_inspect.recover.selectors import file_name
+from kho_inspect.render.carved import carved_members
 from kho_inspect.render.names import item_name
 
 MANIFEST = "manifest.json"
@@ -99,7 +100,7 @@ class Extractor:
                 for piece in account.sources
             ],
             "gaps": account.marked(self.evidence),
-            "doubts": self.evidence.doubts if self.evidence else [],
+            **carved_members(item, self.evidence.doubts if self.evidence else ()),
         }
 
     @contextmanager

@@ -14,13 +14,15 @@ from kho_inspect.layouts.vmalloc import kho_vmalloc
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.contents import Item, Piece
 from kho_inspect.model.handover import Handover
-from kho_inspect.model.identity import Name, Owner, Subsystem, Vmalloc
+from kho_inspect.model.identity import Carved, Name, Owner, Subsystem, Vmalloc
 from kho_inspect.model.selector import parse_glob, parse_owner
 from kho_inspect.render.names import item_name, message_text
 from kho_inspect.units import PhysAddr, parse_extent, parse_size
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.vmalloc import parse_vmalloc, walk_vmalloc
 
+CARVED = "carved/"
+"""What the name of everything carved begins with."""
 MAX_NAME = 200
 """Bytes of one component of a file name; the rest of a longer one is hashed."""
 MAX_DIGITS = 9
@@ -29,7 +31,11 @@ MAX_DIGITS = 9
 
 def all_items(handover: Handover) -> Iterator[Item]:
     """Everything with a name: memfds, blobs, regions, test folios, unclaimed memory as ranges."""
-    items = list(_named_items(handover))
+    yield from numbered(list(_named_items(handover)))
+
+
+def numbered(items: Sequence[Item]) -> Iterator[Item]:
+    """The items, each with a number where several have one name."""
     names = {item.name for item in items}
     numbers: Counter[Name] = Counter()
     for item in items:
@@ -42,6 +48,9 @@ def all_items(handover: Handover) -> Iterator[Item]:
 
 def _numbered(name: Name, number: int) -> Name:
     """The owner whose file would be called as that of an item with a number."""
+    if isinstance(name, Carved):
+        owner = _numbered(name.owner, number)
+        return name._replace(owner=owner) if isinstance(owner, Owner) else name
     if isinstance(name, Owner) and name.parts:
         return Owner(name.subsystem, (*name.parts[:-1], f"{name.parts[-1]}#{number}"))
     return name
@@ -119,6 +128,41 @@ def sole(items: Sequence[Item], text: str) -> Item:
 def _some_names(items: Sequence[Item]) -> str:
     known = ", ".join(item_name(item.name, item.number) for item in items[:6])
     return f"{known or 'none'}{', …' if len(items) > 6 else ''}"
+
+
+def select_carved(items: Sequence[Item], selectors: Sequence[str]) -> list[Item]:
+    """The numbered items of a carving that the selectors name; all of them without a selector.
+
+    A selector is an item's own, or any leading part of it; ``carved/`` may be left out.
+    Raises SelectorError for one that names nothing.
+    """
+    if not selectors:
+        return list(items)
+    whole = [_as_owned(item) for item in items]
+    by_owner = {id(one): item for one, item in zip(whole, items, strict=True)}
+    names = [item_name(item.name, item.number).removeprefix(CARVED) for item in items]
+    chosen: dict[tuple[Name, int], Item] = {}
+    for selector in selectors:
+        asked = selector.removeprefix(CARVED)
+        found = [by_owner[id(one)] for one in _find(whole, asked)]
+        found += [
+            item
+            for item, name in zip(items, names, strict=True)
+            if name == asked or name.startswith(f"{asked}/")
+        ]
+        if not found:
+            words = f"nothing that was carved is called {selector!r}"
+            raise SelectorError(words, hint=f"there are {_some_names(items)}")
+        chosen.update(((item.name, item.number), item) for item in found)
+    return list(chosen.values())
+
+
+def _as_owned(item: Item) -> Item:
+    """A carved item by the name that it would have from a map, where its owner is known."""
+    name = item.name
+    if isinstance(name, Carved) and name.paddr is None:
+        return replace(item, name=name.owner)
+    return item
 
 
 def _find(items: Sequence[Item], selector: str) -> list[Item]:

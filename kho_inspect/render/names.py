@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from kho_inspect.model.identity import (
+    Carved,
     ClaimKind,
     Message,
     Name,
@@ -52,7 +53,18 @@ def item_name(name: Name, number: int = 1) -> str:
         return f"range@{name}"
     if isinstance(name, Vmalloc):
         return f"vmalloc@{name.paddr:#x}"
+    if isinstance(name, Carved):
+        return f"carved/{_carved_name(name)}" + (f"#{number}" if number > 1 else "")
     return owner_name(name) + (f"#{number}" if number > 1 else "")
+
+
+def _carved_name(name: Carved) -> str:
+    """``LUO/vm-alpha/0x1001``, or by the address of what stands alone: ``LUO@0x722000/0x1001``."""
+    whole = owner_name(name.owner)
+    if name.paddr is None:
+        return whole
+    subsystem = name.owner.subsystem.value
+    return f"{subsystem}@{name.paddr:#x}{whole.removeprefix(subsystem)}"
 
 
 def place_name(place: Place) -> str:
