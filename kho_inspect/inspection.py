@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from kho_inspect import fdt
@@ -15,7 +16,7 @@ from kho_inspect.errors import FdtError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
-from kho_inspect.locate.live import DEBUGFS, live_fdt
+from kho_inspect.locate.live import DEBUGFS, LiveHandover, live_handover, read_live_root
 from kho_inspect.locate.page_size import find_page_size
 from kho_inspect.locate.root_fdt import find_page, locate_root_fdt, read_root_fdt
 from kho_inspect.locate.scan import Located, locate
@@ -54,7 +55,12 @@ class Options:
     """``auto`` or a key of ``geometry.PAGE_SHIFTS``."""
     assume_abi: str | None = None
     live: bool = False
-    """The dump is a kcore, the DTB a debugfs (by default the running kernel's own)."""
+    """The dump is a kcore, the DTB a debugfs (by default the running kernel's own).
+
+    Command line and vmcore are looked for beside the kcore.
+    """
+    incoming: bool = False
+    """Live: what this kernel was handed, not what stands ready for the next."""
     limits: Limits = DEFAULT_LIMITS
     scratch: tuple[Extent, ...] = ()
     """Scratch areas; without them the table is searched for in the dump."""
@@ -69,6 +75,8 @@ class Opened(NamedTuple):
     root: RootFdt
     located: Located | None = None
     """What a scan for the root FDT found, where there was one."""
+    scratch: Scratch | None = None
+    """What the running kernel says of its scratch areas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +154,26 @@ def open_inputs(
     ``progress`` gets bytes of a compressed dump as they are unpacked.
     """
     options = options or Options()
+    if options.live:
+        _live(dump, dtb, options)  # says why there is none, whether or not memory can be read
     return open_root(open_dump(dump, options, progress), dtb, options)
 
 
 def open_root(memory: PhysicalMemory, dtb: str | None, options: Options) -> Opened:
     """The root FDT for a dump that is open. Raises as inspect does."""
     if options.live:
-        dtb = live_fdt(dtb or DEBUGFS)
+        live = _live(memory.path, dtb, options)
+        found = read_live_root(memory, live, options.assume_abi, options.limits.fdt)
+        return Opened(memory, *found, live.scratch)
     if dtb is None:
         root, located = locate_root_fdt(memory, options.assume_abi)
         return Opened(memory, root, located)
     return Opened(memory, read_root_fdt(dtb, memory, options.assume_abi, options.limits.fdt))
+
+
+def _live(kcore: str, debugfs: str | None, options: Options) -> LiveHandover:
+    proc = str(Path(kcore).parent)
+    return live_handover(debugfs or DEBUGFS, proc, incoming=options.incoming)
 
 
 def open_dump(
@@ -177,7 +194,7 @@ def open_dump(
 def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
     """Walk and decode what :func:`open_inputs` opened, and account for all of it."""
     options = options or Options()
-    memory, root, located = opened
+    memory, root, located, scratch = opened
     faults = FaultLog()
     for note in memory.notes:
         faults.add(FaultKind.DUMP_INCOMPLETE, note)
@@ -241,7 +258,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         index=OwnerIndex(preserved, claims),
         # Without a map nothing is known to be preserved, or not to be.
         ownership=account(preserved, claims if tree else ClaimLog(geometry.shift).result()),
-        scratch=_scratch(memory, options, boot, own_scratch),
+        scratch=_scratch(memory, options, boot, scratch or own_scratch),
         pointers=pointers,
         faults=found_faults,
         strays=tuple(strays),
@@ -253,7 +270,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
 
 def _note_defects(root: RootFdt, geometry: PageGeometry, faults: FaultLog) -> None:
     """What is wrong before any pointer is followed."""
-    if not root.memory_map:
+    if not root.memory_map and not root.unwritten:
         data = root.root.prop(MAP_PROPERTY)
         state = "missing" if data is None else "zero" if len(data) == 8 else f"{len(data)} bytes"
         faults.add(
@@ -296,7 +313,7 @@ def _root_address(
 def _scratch(
     memory: PhysicalMemory, options: Options, boot: Pointer | None, own: Scratch | None
 ) -> Scratch | None:
-    """The table that was given, else the dump's own."""
+    """The table that was given, else the machine's own."""
     if options.scratch:
         entries = tuple((extent.start, extent.size) for extent in options.scratch)
         return Scratch(entries, "--scratch", None)

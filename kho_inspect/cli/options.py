@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kho_inspect.abi import ABIS, Kernel
+from kho_inspect.cli.live import LIVE_FDT, LIVE_MEMORY, take_live
 from kho_inspect.cli.params import Address, Area, DumpFormat, RamMap, Target
 from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.cli.progress import progress_bar
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from kho_inspect.rules.engine import Verdict
     from kho_inspect.units import PhysAddr
 
-KCORE = "/proc/kcore"
 REPORTS = ("text", "json", "junit", "sarif", "github")
 """Forms of output: of ``check`` all, of the other commands the first two."""
 _BEGUN = "kho_inspect.begun"
@@ -161,9 +161,6 @@ _OPTIONAL_DTB = click.argument("dtb", required=False)
 
 _DUMP_OPTIONS = (
     click.option(
-        "--live", is_flag=True, help="Read the running kernel: /proc/kcore and debugfs, as root."
-    ),
-    click.option(
         "--base", type=Address(), default=0, help="Physical address of a raw dump's first byte."
     ),
     click.option(
@@ -229,7 +226,8 @@ def reads_handover(
     Without ``needs_dtb`` there is none.
     """
     dtb = (_DTB if more_arguments else _OPTIONAL_DTB,) if needs_dtb else ()
-    return _with_input(function, (_DUMP, *dtb, *_OPTIONS, *_DUMP_OPTIONS, dump_format, *_BUDGETS))
+    options = (*_OPTIONS, *LIVE_MEMORY, *LIVE_FDT, *_DUMP_OPTIONS, dump_format, *_BUDGETS)
+    return _with_input(function, (_DUMP, *dtb, *options))
 
 
 _TARGET = click.option(
@@ -268,7 +266,7 @@ def judged(function: Callable[..., int]) -> Callable[..., int]:
 
 def reads_dump(function: Callable[..., int]) -> Callable[..., int]:
     """The same for a command that needs no DTB."""
-    return _with_input(function, (_DUMP, *_DUMP_OPTIONS, _DUMP_FORMAT))
+    return _with_input(function, (_DUMP, *LIVE_MEMORY, *_DUMP_OPTIONS, _DUMP_FORMAT))
 
 
 def _with_input(
@@ -277,8 +275,8 @@ def _with_input(
     @wraps(function)
     def wrapper(**params: Any) -> int:
         dump, dtb = params.pop("dump"), params.pop("dtb", None)
-        if params["live"] and dump in (None, "-"):
-            dump = KCORE
+        if live := take_live(params):
+            dump, dtb = live
         if dump is None:
             raise click.UsageError("Missing argument 'DUMP'.")
         given = Input(

@@ -76,13 +76,14 @@ def locate_root_fdt(
     memory: PhysicalMemory,
     assume_abi: str | None = None,
     progress: Callable[[int], None] = lambda size: None,
+    wanted: Callable[[scan.FoundFdt], bool] = lambda found: True,
 ) -> tuple[RootFdt, scan.Located]:
-    """The most credible root FDT that stands in the dump itself, and all that was found.
+    """The most credible root FDT that is wanted in the dump itself, and all that was found.
 
     Raises NotAHandoverError when there is none.
     """
     located = scan.locate(memory, progress)
-    found = located.fdts
+    found = [one for one in located.fdts if wanted(one)]
     if not found:
         raise NotAHandoverError(
             f"{memory.path} holds no KHO root FDT",

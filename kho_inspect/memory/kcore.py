@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.memory.elf_core import open_elf
@@ -16,6 +17,7 @@ from kho_inspect.memory.files import open_regular
 from kho_inspect.memory.mapped import MappedMemory
 
 KCORE = "/proc/kcore"
+AS_ROOT = "run it as root: sudo kho-inspect … --live"
 
 
 class KcoreFile:
@@ -24,12 +26,8 @@ class KcoreFile:
     def __init__(self, path: str = KCORE) -> None:
         """Raises UnreadableInputError with the likely reason: permission, lockdown, no kcore."""
         self.path = path
-        try:
+        with refusals_explained():
             self._file = open(open_regular(path), "rb", buffering=0)  # noqa: SIM115, PTH123
-        except UnreadableInputError as error:
-            if isinstance(error.__cause__, OSError):
-                raise _refused(path, error.__cause__) from error
-            raise
         self.size = os.fstat(self._file.fileno()).st_size
 
     @property
@@ -63,10 +61,21 @@ def open_kcore(path: str = KCORE) -> MappedMemory:
     return open_elf(KcoreFile(path), live=True)
 
 
+@contextmanager
+def refusals_explained() -> Iterator[None]:
+    """Give errors of a file of the running kernel their likely reason."""
+    try:
+        yield
+    except UnreadableInputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise _refused(error.source or "", error.__cause__) from error
+        raise
+
+
 def _refused(path: str, error: OSError) -> UnreadableInputError:
     hints = {
         errno.ENOENT: "the kernel needs CONFIG_PROC_KCORE",
-        errno.EACCES: "run it as root: sudo kho-inspect --live",
+        errno.EACCES: AS_ROOT,
         errno.EPERM: "needs root and CAP_SYS_RAWIO; kernel lockdown forbids it altogether "
         "(cat /sys/kernel/security/lockdown)",
     }

@@ -67,6 +67,8 @@ class RootFdt:
     """Where it stands in memory, where known."""
     boot_dtb: str | None = None
     """The boot DTB whose /chosen led to it."""
+    unwritten: bool = False
+    """The running kernel has not written the map yet: up to 7.0 it does so at the jump."""
 
     @property
     def reads_map(self) -> bool:

@@ -74,11 +74,15 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
 
 
 def decision_reasons(verdict: Verdict) -> list[str]:
-    """``KHO105: kho_populate() …``: the kernel's function and message for each deciding rule."""
+    """``KHO105: kho_populate() …``: the kernel's function and message for each deciding rule.
+
+    Where it accepts: what it was accepted without.
+    """
+    decision = verdict.decision
     return [
         f"{code}: {sections(BY_CODE[code])['Enforced by'].replace('``', '')}"
-        for code in verdict.decision.reasons
-    ]
+        for code in decision.reasons
+    ] + [need.value for need in decision.unjudged]
 
 
 def states(verdict: Verdict) -> dict[str, str]:

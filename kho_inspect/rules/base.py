@@ -82,6 +82,8 @@ class Need(Enum):
     FDT = "the root FDT could not be read"
     ABI = "the ABI is unknown (--assume-abi)"
     TREE = "the preserved-memory map could not be read"
+    MAP = "the preserved-memory map is not written yet: the kernel does so at the jump"
+    SESSIONS = "LUO is not serialized yet: its sessions cannot be judged"
     TRUSTED = "the tree's memory holds something else (KHO201)"
     SCRATCH = "no scratch table: --scratch START+LEN, or --boot-dtb FILE"
     SOUND_SCRATCH = "the scratch table is malformed (KHO304)"

@@ -172,6 +172,8 @@ class Case:
 
     def why(self, need: Need) -> str:
         """Why it is missing, and what to do."""
+        if need is Need.TREE and self.opened is not None and self.opened.fdt.unwritten:
+            return Need.MAP.value
         pointer: Pointer | None = None
         if need is Need.SCRATCH and self.opened is not None:
             pointer = self.handover.boot or next(iter(self.handover.pointers), None)
@@ -194,6 +196,8 @@ class Case:
         gone = {
             Need.ABI: not handover.fdt.known,
             Need.TREE: handover.tree is None or not handover.tree.readable,
+            Need.MAP: handover.fdt.unwritten,
+            Need.SESSIONS: bool(self.unserialized) and not any(self.sessions()),
             Need.TRUSTED: self.map.is_late,
             Need.SCRATCH: handover.scratch is None,
             Need.SOUND_SCRATCH: self.scratch_trouble is not None,
@@ -203,6 +207,17 @@ class Case:
             Need.ALL_CLAIMS: handover.unclaimed is not Unclaimed.ORPHAN,
         }
         return {need for need, absent in gone.items() if absent}
+
+    @cached_property
+    def unserialized(self) -> list[Blob]:
+        """LUO where it has no sessions (yet), and nothing shows that they were lost."""
+        return [
+            blob
+            for blob, luo in self.contents(Luo)
+            if not (luo.complete() or luo.flbs)
+            and (luo.sessions_pa or not luo.abi.fdt)
+            and (*subnode(blob.name), Step(StepKind.SESSIONS)) not in self.memfds.broken
+        ]
 
     def unknown_content(self) -> Iterator[tuple[str, Path]]:
         """Words and path of each blob and file that no decoder knows."""

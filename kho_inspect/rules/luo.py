@@ -170,7 +170,7 @@ def count_over_capacity(case: Case) -> Iterator[Observation]:
         yield replace(found, severity=ERROR if of_files else None)
 
 
-@rule("KHO508", ERROR, _LOST)
+@rule("KHO508", ERROR, _LOST, Need.SESSIONS)
 def session_name_empty(case: Case) -> Iterator[Observation]:
     """Sessions have names.
 
@@ -185,7 +185,7 @@ def session_name_empty(case: Case) -> Iterator[Observation]:
             yield Observation("session name is empty, should be 1 to 63 bytes", None, session.path)
 
 
-@rule("KHO509", ERROR, _LOST)
+@rule("KHO509", ERROR, _LOST, Need.SESSIONS)
 def session_name_unterminated(case: Case) -> Iterator[Observation]:
     """Session names end within their field.
 
@@ -200,7 +200,7 @@ def session_name_unterminated(case: Case) -> Iterator[Observation]:
             yield Observation(f"session name {session.name!r} is {size}", None, session.path)
 
 
-@rule("KHO510", ERROR, _LOST)
+@rule("KHO510", ERROR, _LOST, Need.SESSIONS)
 def session_name_duplicate(case: Case) -> Iterator[Observation]:
     """Session names are unique.
 
@@ -215,7 +215,7 @@ def session_name_duplicate(case: Case) -> Iterator[Observation]:
         yield Observation(f"several sessions are called {session.name!r}", None, session.path)
 
 
-@rule("KHO511", ERROR, _LOST)
+@rule("KHO511", ERROR, _LOST, Need.SESSIONS)
 def file_count(case: Case) -> Iterator[Observation]:
     """A session has as many files as it counts.
 
@@ -233,7 +233,7 @@ def file_count(case: Case) -> Iterator[Observation]:
             yield Observation(words, session.files_pa or None, session.path)
 
 
-@rule("KHO512", ERROR, _LOST)
+@rule("KHO512", ERROR, _LOST, Need.SESSIONS)
 def token_duplicate(case: Case) -> Iterator[Observation]:
     """Tokens are unique within a session.
 
@@ -248,7 +248,7 @@ def token_duplicate(case: Case) -> Iterator[Observation]:
             yield Observation(words, None, file.path)
 
 
-@rule("KHO513", ERROR, "load the handler's module in the next kernel, or update it")
+@rule("KHO513", ERROR, "load the handler's module in the next kernel, or update it", Need.SESSIONS)
 def handler_unknown(case: Case) -> Iterator[Observation]:
     """Kernels of this ABI (or the target) have a handler for every file.
 
@@ -283,7 +283,7 @@ def handler_unknown(case: Case) -> Iterator[Observation]:
             yield Observation(words, file.data or None, file.path, cause=file.compatible)
 
 
-@rule("KHO514", FATAL, _STALE, Need.TREE, FaultKind.LUO_SHARED)
+@rule("KHO514", FATAL, _STALE, Need.TREE, Need.SESSIONS, FaultKind.LUO_SHARED)
 def page_under_two_files(case: Case) -> Iterator[Observation]:
     """No page belongs to two files.
 
@@ -381,19 +381,18 @@ def not_serialized(case: Case) -> Iterator[Observation]:
     it in 7.1.
     """
     for blob, luo in case.contents(Luo):
-        if luo.complete() or (*subnode(blob.name), Step(StepKind.SESSIONS)) in case.memfds.broken:
+        if any(blob is early for early in case.unserialized):
+            yield in_blob(blob, "LUO has no sessions: not serialized (yet)")
+        elif luo.complete() or (*subnode(blob.name), Step(StepKind.SESSIONS)) in case.memfds.broken:
             continue
-        if luo.flbs:
+        elif luo.flbs:
             words = (
                 f"LUO has no sessions, but {plural(len(luo.flbs), 'FLB')} in use: they were lost"
             )
             yield replace(in_blob(blob, words), severity=ERROR)
-        elif luo.abi.fdt and not luo.sessions_pa:
-            if not any(case.faults(FaultKind.LUO_PROPERTY)):
-                words = "LUO's session header is at address 0, should be a page"
-                yield replace(in_blob(blob, words), severity=FATAL)
-        else:
-            yield in_blob(blob, "LUO has no sessions: not serialized (yet)")
+        elif not any(case.faults(FaultKind.LUO_PROPERTY)):
+            words = "LUO's session header is at address 0, should be a page"
+            yield replace(in_blob(blob, words), severity=FATAL)
 
 
 @fault_rule("KHO532", ERROR, _DAMAGE, FaultKind.RECORD_UNCOUNTED)

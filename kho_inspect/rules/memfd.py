@@ -27,7 +27,9 @@ from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.rules.memfds_view import MAX_PAGES
 from kho_inspect.units import human_size
 
-CATALOGUE = Catalogue((Need.FDT, Need.ABI, Need.TRUSTED), hides_owners=True, subject=Subject.MEMFD)
+CATALOGUE = Catalogue(
+    (Need.FDT, Need.ABI, Need.TRUSTED, Need.SESSIONS), hides_owners=True, subject=Subject.MEMFD
+)
 rule = CATALOGUE.rule
 
 _LOST = "the file cannot be retrieved whole: extract what is left of it"

@@ -166,7 +166,7 @@ def map_missized(case: Case) -> Iterator[Observation]:
         yield case.in_fdt(words, fdt_property(MAP_PROPERTY))
 
 
-@rule("KHO108", FATAL, _MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES, Evidence.FDT)
+@rule("KHO108", FATAL, _MAP, Need.MAP, FaultKind.FDT_MAP_PROPERTY, Decision.REFUSES, Evidence.FDT)
 def map_zero(case: Case) -> Iterator[Observation]:
     """The map property is not zero.
 

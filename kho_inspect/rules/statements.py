@@ -9,7 +9,7 @@ from enum import Enum
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import Message
 from kho_inspect.model.luo import Luo
-from kho_inspect.rules.base import About, Decision, Evidence, Finding, Severity
+from kho_inspect.rules.base import About, Decision, Evidence, Finding, Need, Severity
 from kho_inspect.rules.case import Case
 
 MAX_REASONS = 8
@@ -64,6 +64,8 @@ class Conclusion:
     """The kernel or ABI that the decision is for."""
     reasons: tuple[str, ...] = ()
     """Codes of the findings that decide."""
+    unjudged: tuple[Need, ...] = ()
+    """What the old kernel has not written yet: it was accepted without."""
 
 
 class Integrity(Enum):
@@ -149,7 +151,8 @@ def conclude(case: Case, capture: Capture, findings: Sequence[Finding]) -> Concl
         return Conclusion(Decision.UNKNOWN, target)
     if case.opened is None or case.foreign:
         return Conclusion(Decision.UNKNOWN, target)
-    return Conclusion(Decision.ACCEPTS, target)
+    unwritten = tuple(need for need in (Need.MAP, Need.SESSIONS) if need in case.missing)
+    return Conclusion(Decision.ACCEPTS, target, (), unwritten)
 
 
 def integrity_of(case: Case, capture: Capture, findings: Sequence[Finding], ran: int) -> Integrity:

@@ -22,17 +22,20 @@ from tests.support.reference import Reference
 from tests.support.running import document, in_process, save
 from tests.support.sarif import check_log
 
-READERS = [name for name in COMMANDS if name != "explain"]
-HANDOVER_READERS = [name for name in READERS if name != "locate"]
+READERS = [name for name in COMMANDS if name not in ("explain", "targets")]
+WITHOUT_DTB = ("locate", "log", "carve")
+HANDOVER_READERS = [name for name in READERS if name not in (*WITHOUT_DTB, "read", "find")]
 FORMS = ("json", "junit", "sarif", "github")
 AWKWARD = "a,b: 100%\n::error::<&\x1b[31m"
 """A file name that means something to every form of output."""
 
 
 def run(command: str, dump: Path | str, dtb: Path | str, *more: str, out: Path) -> Result:
-    files = [dump] if command == "locate" else [dump, dtb]
+    files = [dump] if command in WITHOUT_DTB else [dump, dtb]
     own = {
         "addr": ["0x4a4000"],
+        "read": ["blob/memblock"],
+        "find": ["memblock"],
         "extract": ["-o", str(out), "--force"],
         "pack": ["-o", str(out / "packed.elf"), "--force"],
     }
@@ -58,7 +61,7 @@ def unread(result: Result) -> dict[str, Any]:
 def test_json_of_a_dump_that_cannot_be_opened(command: str, tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere")
     found = unread(run(command, nowhere, DTB, "--json", out=tmp_path))
-    assert found["source"] == {"path": nowhere, "dtb": None if command == "locate" else DTB}
+    assert found["source"] == {"path": nowhere, "dtb": None if command in WITHOUT_DTB else DTB}
     assert found["error"]["source"] == nowhere
     assert "schema_version" in found
     plain = run(command, nowhere, DTB, out=tmp_path)

@@ -142,8 +142,17 @@ PLACES = {
     "DTB": ["show", str(REPO / DUMP), "HERE"],
     "boot DTB": ["check", str(REPO / DUMP), str(REPO / DTB), "--boot-dtb", "HERE"],
     "expectations": ["check", str(REPO / DUMP), str(REPO / DTB), "--expect", "HERE"],
-    "kcore": ["show", "--live", "HERE", str(REPO / DTB)],
+    "kcore": ["show", "--kcore", "HERE", "--debugfs", "DEBUGFS"],
 }
+
+
+def arguments(place: str, path: Path, folder: Path) -> list[str]:
+    """The command line with the path in its place; a debugfs is made for ``--kcore``."""
+    out = folder / "debug" / "kho" / "out"
+    out.mkdir(parents=True)
+    (out / "fdt").write_bytes((REPO / DTB).read_bytes())
+    names = {"HERE": str(path), "DEBUGFS": str(folder / "debug")}
+    return [names.get(arg, arg) for arg in PLACES[place]]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -152,12 +161,12 @@ def test_a_special_file_is_refused_unopened(
     kind: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = special(kind, tmp_path, monkeypatch)
-    real = os.open
+    args, real = arguments(place, path, tmp_path), os.open
     # Opening alone may block, rewind a tape, or take hold of a terminal.
     monkeypatch.setattr(
         os, "open", lambda at, *a, **k: real(at if at != str(path) else "", *a, **k)
     )
-    result = in_process(*(str(path) if arg == "HERE" else arg for arg in PLACES[place]))
+    result = in_process(*args)
     assert (result.status, result.stdout) == (3, "")
     assert len(result.stderr.splitlines()) <= 2
     why = {"folder": "is a directory", "loop": "Too many levels"}.get(kind, "not a regular file")
@@ -171,6 +180,7 @@ def test_a_file_that_nobody_may_open_is_said(
 ) -> None:
     path, real = tmp_path / "locked", os.open
     path.touch()
+    args = arguments(place, path, tmp_path)
 
     def refuse(at: Any, *args: Any, **named: Any) -> int:
         if at == str(path):
@@ -178,7 +188,7 @@ def test_a_file_that_nobody_may_open_is_said(
         return real(at, *args, **named)
 
     monkeypatch.setattr(os, "open", refuse)
-    result = in_process(*(str(path) if arg == "HERE" else arg for arg in PLACES[place]))
+    result = in_process(*args)
     assert (result.status, result.stdout) == (3, "")
     assert f"{path}: {os.strerror(number)}" in result.stderr
 

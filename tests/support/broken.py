@@ -66,12 +66,12 @@ def compatible_not_targets(it: Reference) -> Seen:
     )
 
 
-@broken("KHO117", "fatal", "target", target="16K")
+@broken("KHO117", "fatal", target="16K")
 def page_size_not_targets(it: Reference) -> Seen:
     return Seen(it.fdt, "root FDT", "pages are 4 KiB, those of 16K 16 KiB")
 
 
-@broken("KHO116", "error", "target", target="no LUO")
+@broken("KHO116", "error", target="no LUO")
 def target_without_luo(it: Reference) -> Seen:
     return Seen(None, "sub-node LUO", "no LUO has no LUO: all sessions are lost")
 
@@ -389,9 +389,8 @@ def scratch_contradicted(it: Reference) -> Seen:
     start, size = it.scratch[0]
     it.given = ((start, start + size),)
     path = f"setup_data at {it.setup_data:#x}"
-    (_, (second, length)) = it.scratch
-    words = f"--scratch names 0x70000000-0x71000000; {path} names 0x70000000-0x71000000, "
-    return Seen(it.scratch_table, path, f"{words}{second:#x}-{second + length:#x}")
+    own = f"{start:#x}-{start + size:#x}"
+    return Seen(it.scratch_table, path, f"--scratch names {own}; {path} names {own}, ")
 
 
 BROKEN: dict[str, Broken] = {
