@@ -192,6 +192,25 @@ def test_a_forgotten_base_is_named(tmp_path: Path) -> None:
     assert in_process("check", dump, dtb, "--base", "0x40000000").status == 0
 
 
+def test_ram_around_a_pci_hole_that_was_concatenated_is_no_late_dump(tmp_path: Path) -> None:
+    image = Image(ram=(1 << 20, 5 << 30))
+    text = fdt_blob(Tree(b"", [(b"compatible", b"x\0")]))
+    image.subnode("below", image.blob(text), 4096)
+    image._next = (4 << 30) + (64 << 20)
+    for name in ("x", "y"):
+        image.alloc(2)
+        image.subnode(name, image.blob(text), 4096)
+    dtb, dump = tmp_path / "kho.dtb", tmp_path / "dump.raw"
+    dtb.write_bytes(image.finish())
+    image.write_blocks(dump, [(0, 2 << 30), (4 << 30, 1 << 30)])
+    found = document("check", dump, dtb)
+    assert states(found) == ("mismatch", "unknown", "undecided")
+    around_hole = "--map 0x0:0x0:0x80000000 --map 0x100000000:0x80000000:0x40000000"
+    assert found["capture"]["suggestion"] == around_hole
+    assert in_process("check", dump, dtb).status == 4
+    assert in_process("check", dump, dtb, *around_hole.split()).status == 0
+
+
 @pytest.mark.parametrize("size", ["4K", "16K", "64K"])
 def test_a_wrong_page_size_is_named(size: str, capture: Capture) -> None:
     if capture.truth["compatible"] != "kho-v4":
