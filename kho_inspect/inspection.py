@@ -12,6 +12,7 @@ from kho_inspect.abi import MAP_PROPERTY, Kernel
 from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.registry import BLOB_DECODERS, FILE_DECODERS, decode_blobs
 from kho_inspect.decoders.subnode import read_blobs
+from kho_inspect.decoders.systemd import read_names
 from kho_inspect.errors import FdtError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
@@ -265,6 +266,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         scratch_found=own_scratch,
         boot=boot,
         hidden=hidden_owners(root, blobs, preserved, found_faults),
+        names=read_names(memory, geometry, blobs),
     )
 
 

@@ -55,7 +55,7 @@ def command(given: Input, places: tuple[str, ...]) -> int:
     for one, info in zip(resolved, found, strict=True):
         if one.is_named:
             write_text([f"{safe(one.asked)} → {info.paddr:#x}\n"])
-        print_address(console, info, known=known)
+        print_address(console, info, handover.names, known=known)
     return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
 
 

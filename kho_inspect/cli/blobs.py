@@ -40,7 +40,7 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
             write_text(hexdump_lines(blob))
         else:
             if blob.content is not None:
-                console.print(content_view(blob.name, blob.content))
+                console.print(content_view(blob.name, blob.content, handover.names))
             console.print(blob_content(blob))
     print_faults(console, handover.faults)
     return handover_status(handover)

@@ -81,7 +81,14 @@ def command(
         return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
     total = sum(piece.size for item in items for piece in item.pieces)
     with progress_bar("extract", total) as advance:
-        extractor = Extractor(memory, output, evidence=evidence, force=force, progress=advance)
+        extractor = Extractor(
+            memory,
+            output,
+            evidence=evidence,
+            names=handover.names,
+            force=force,
+            progress=advance,
+        )
         entries = extractor.run(items)
     if given.json:
         from kho_inspect.render.json import extract_document

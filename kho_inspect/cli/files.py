@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 @click.command("files")
 @partial(reads_handover, more_arguments=True)
 @click.argument("selectors", metavar="[SELECTOR]...", nargs=-1)
-@click.option("--long", is_flag=True, help="Position, seals and descriptor, too.")
-@click.option("--sha256", is_flag=True, help="The SHA-256 of each file's content, too.")
+@click.option(
+    "--long", is_flag=True, help="Position, seals, descriptor, given name, and what it looks like."
+)
 def command(given: Input, selectors: tuple[str, ...], long: bool, sha256: bool) -> int:
     """List the files of all sessions: selector, bytes, folios, handler.
 
@@ -36,7 +37,12 @@ def command(given: Input, selectors: tuple[str, ...], long: bool, sha256: bool) 
 
     opened = given.open()
     memory, handover = opened.memory, inspect_opened(opened, given.options)
-    found = list_files(handover, selectors, Reader(memory) if sha256 else None)
+    found = list_files(
+        handover,
+        selectors,
+        Reader(memory) if sha256 else None,
+        Reader(memory) if long or given.json else None,
+    )
     lacking = []
 
     def watched() -> Iterator[ListedFile]:
@@ -48,8 +54,9 @@ def command(given: Input, selectors: tuple[str, ...], long: bool, sha256: bool) 
     if given.json:
         from kho_inspect.render.json import answer
 
-        given.write_json(answer(handover, files=file_documents(watched())))
+        given.write_json(answer(handover, files=file_documents(watched(), handover.names)))
     else:
-        write_text(file_lines(watched(), long, sha256, sys.stdout.isatty()))
+        documents = file_documents(watched(), handover.names)
+        write_text(file_lines(documents, long, sha256, sys.stdout.isatty()))
     status = handover_status(handover)
     return exit_codes.FINDINGS if lacking and not status else status

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.model.features import Features
-from kho_inspect.model.identity import Name, Path
+from kho_inspect.model.identity import Name, Owner, Path
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.model.provenance import Provenance
 from kho_inspect.units import PhysAddr
@@ -80,6 +80,8 @@ class Row(NamedTuple):
 
     cells: tuple[str, ...]
     depth: int = 0
+    owner: Owner | None = None
+    """What may have a given name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from kho_inspect.geometry import PageGeometry
 from kho_inspect.model.claims import Claims, Hidden, OwnerIndex, Ownership, Unclaimed
 from kho_inspect.model.contents import Content
 from kho_inspect.model.faults import Fault
+from kho_inspect.model.fd_names import FdNames
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.identity import Owner
 from kho_inspect.model.map import PreservedMap
@@ -168,6 +169,8 @@ class Handover:
     """What the boot DTB that was given names."""
     hidden: tuple[Hidden, ...] = ()
     """What was not followed and may own memory."""
+    names: FdNames = field(default_factory=FdNames)
+    """What userspace calls the files and sessions of LUO."""
 
     @property
     def unclaimed(self) -> Unclaimed:

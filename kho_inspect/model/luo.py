@@ -23,6 +23,7 @@ from kho_inspect.model.contents import (
     VmallocArea,
 )
 from kho_inspect.model.features import Features
+from kho_inspect.model.hints import Hint
 from kho_inspect.model.identity import Owner, Path, Step, StepKind, Subsystem
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr, plural
@@ -70,6 +71,8 @@ class ListedFile(NamedTuple):
     file: LuoFile
     sha256: str | None = None
     """None where it was not asked for, or content is lacking."""
+    looks_like: Hint | None = None
+    """None where it was not asked for, or its beginning tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +166,9 @@ class Luo(Content):
 
     def _rows(self) -> Iterator[Row]:
         for session in self.sessions:
-            yield Row(("session", session.name, plural(session.count, "file")))
+            yield Row(("session", session.name, plural(session.count, "file")), owner=session.owner)
             for file in session.files:
-                yield Row(("", "", file.summary()), 1)
+                yield Row(("", "", file.summary()), 1, file.owner)
         for flb in self.flbs:
             words = f"{plural(flb.count, 'user')}, opaque data {flb.data:#x}"
             yield Row(("FLB", flb.name, words))

@@ -18,12 +18,13 @@ from typing import Any
 from kho_inspect.errors import KhoError
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.contents import Item
+from kho_inspect.model.fd_names import FdNames
 from kho_inspect.recover.atomic import atomic_file, require_absent
 from kho_inspect.recover.content import MAX_HASHED_HOLES, Account, Reader, is_lacking
 from kho_inspect.recover.evidence import Evidence
 from kho_inspect.recover.selectors import file_name
 from kho_inspect.render.carved import carved_members
-from kho_inspect.render.names import item_name
+from kho_inspect.render.names import given_text, item_name
 
 MANIFEST = "manifest.json"
 
@@ -37,6 +38,7 @@ class Extractor:
         directory: Path,
         *,
         evidence: Evidence | None = None,
+        names: FdNames | None = None,
         force: bool = False,
         progress: Callable[[int], None] = lambda size: None,
     ) -> None:
@@ -47,6 +49,7 @@ class Extractor:
         self.memory = memory
         self.directory = directory
         self.evidence = evidence
+        self.names = names or FdNames()
         self.force = force
         self.progress = progress
         self.reader = Reader(memory)
@@ -91,6 +94,7 @@ class Extractor:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {
             "selector": item_name(item.name, item.number),
+            "given_name": given_text(self.names, item.name),
             "file": str(name),
             "size": item.size,
             "file_size": size,

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from kho_inspect.model.claims import Unclaimed
+from kho_inspect.model.fd_names import FdNames
 from kho_inspect.ownership.address import AddressInfo
 from kho_inspect.render.console import grid, plain
-from kho_inspect.render.names import place_name
+from kho_inspect.render.names import place_name, with_given
 from kho_inspect.units import Extent, human_size
 
 MAX_OWNERS = 64
@@ -23,7 +24,9 @@ _UNCLAIMED = {
 }
 
 
-def print_address(console: Console, info: AddressInfo, *, known: bool = True) -> None:
+def print_address(
+    console: Console, info: AddressInfo, names: FdNames, *, known: bool = True
+) -> None:
     """Preserved or not, by which block, whose, where in the map, in which sub-node.
 
     ``known``: the map reads as one, so that its silence means something.
@@ -32,18 +35,18 @@ def print_address(console: Console, info: AddressInfo, *, known: bool = True) ->
     if not known:
         state = Text("unknown whether preserved: the map does not read as one", "yellow")
     console.print(Text.assemble((f"{info.paddr:#x}", "bold"), "  ", state))
-    rows = [(name, plain(value)) for name, value in _rows(info, known)]
+    rows = [(name, plain(value)) for name, value in _rows(info, names, known)]
     console.print(grid(rows, indent=2))
 
 
-def _rows(info: AddressInfo, known: bool) -> Iterator[tuple[str, str]]:
+def _rows(info: AddressInfo, names: FdNames, known: bool) -> Iterator[tuple[str, str]]:
     for block in info.blocks:
         extent = Extent(block.paddr, block.paddr + block.size)
         yield "block", f"{extent}, order {block.order}, {human_size(block.size)}"
     if len(info.blocks) > 1:
         yield "overlap", f"{len(info.blocks)} blocks of different orders hold this page"
     for owner in info.owners[:MAX_OWNERS]:
-        yield "owner", place_name(owner)
+        yield "owner", with_given(place_name(owner), names, owner.owner)
     if len(info.owners) > MAX_OWNERS:
         yield "", f"… {len(info.owners) - MAX_OWNERS:,} more: --json lists them all"
     if known and info.unclaimed is not None:

@@ -26,7 +26,7 @@ def print_entries(console: Console, directory: str, entries: Sequence[dict[str, 
             missing[gap["why"]] += gap["end"] - gap["start"]
         words = ", ".join(f"{human_size(size)} {why}" for why, size in missing.items())
         made.add_row(
-            plain(entry["selector"]),
+            plain(" = ".join(filter(None, (entry["selector"], entry["given_name"])))),
             human_size(entry["size"]),
             Text(words or "-", "yellow"),
             *((plain(", ".join(entry["doubts"]) or "-", "yellow"),) if doubtful else ()),

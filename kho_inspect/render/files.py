@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from kho_inspect.model.contents import Document
+from kho_inspect.model.fd_names import FdNames
 from kho_inspect.model.luo import ListedFile
-from kho_inspect.render.names import item_name
+from kho_inspect.render.names import given_text, item_name
 from kho_inspect.render.safe import safe
 
 UNKNOWN = "-"
@@ -14,19 +15,19 @@ _RIGHT = frozenset({"size", "folios", "pos"})
 
 
 def file_lines(
-    found: Iterable[ListedFile], long: bool, sha256: bool, aligned: bool
+    documents: Iterable[Document], long: bool, sha256: bool, aligned: bool
 ) -> Iterator[str]:
     """Fields separated by tabs; ``aligned``: in columns of their widths, under a header."""
     names = ["selector", "size", "folios", "handler"]
-    names += ["pos", "seals", "descriptor"] if long else []
+    names += ["pos", "seals", "descriptor", "given_name", "looks_like"] if long else []
     names += ["sha256"] if sha256 else []
-    rows = ([_cell(row[name]) for name in names] for row in file_documents(found))
+    rows = ([_cell(row[name]) for name in names] for row in documents)
     return _columns(names, [names, *rows]) if aligned else ("\t".join(row) + "\n" for row in rows)
 
 
-def file_documents(found: Iterable[ListedFile]) -> Iterator[Document]:
+def file_documents(found: Iterable[ListedFile], names: FdNames) -> Iterator[Document]:
     """Each file for ``files --json``; null is what is not known, or was not asked for."""
-    for item, file, sha256 in found:
+    for item, file, sha256, hint in found:
         content = file.content
         facts = {"folios": None, "pos": None, "seals": None, **(content.facts() if content else {})}
         yield {
@@ -35,6 +36,8 @@ def file_documents(found: Iterable[ListedFile]) -> Iterator[Document]:
             **facts,
             "handler": file.compatible,
             "descriptor": hex(file.data),
+            "given_name": given_text(names, file.owner),
+            "looks_like": hint and hint.value,
             "sha256": sha256,
             "carved": False,
         }

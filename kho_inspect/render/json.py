@@ -23,7 +23,7 @@ from kho_inspect.model.handover import Blob, Handover, Pointer, Scratch
 from kho_inspect.model.identity import Owner, Place, Step, Vmalloc
 from kho_inspect.ownership.address import AddressInfo
 from kho_inspect.render.fdt_values import fdt_value
-from kho_inspect.render.names import item_name, message_text, path_name, place_name
+from kho_inspect.render.names import given_text, item_name, message_text, path_name, place_name
 from kho_inspect.render.ranges import RangeBatch
 from kho_inspect.units import Extent
 
@@ -149,7 +149,12 @@ def _ownership(handover: Handover) -> Document:
         "dangling_bytes": ownership.size(ownership.dangling),
         "shared_bytes": ownership.size(ownership.shared),
         "owners": (
-            {"owner": share.owner, "bytes": share.bytes, "blocks": share.blocks}
+            {
+                "owner": share.owner,
+                "given_name": given_text(handover.names, share.owner),
+                "bytes": share.bytes,
+                "blocks": share.blocks,
+            }
             for share in ownership.shares
         ),
         "orphans": _extents(ownership.extents(orphans)),
@@ -284,7 +289,7 @@ def addresses_document(
     """``kho-inspect addr --json``; ``preserved`` is null where it is not ``known``."""
     return {
         **_head(handover),
-        "addresses": [_address(info, known) for info in found],
+        "addresses": [_address(handover, info, known) for info in found],
         "faults": _faults(handover),
     }
 
@@ -376,7 +381,7 @@ def _pointer(pointer: Pointer, *, stray: bool) -> Document:
     }
 
 
-def _address(info: AddressInfo, known: bool) -> Document:
+def _address(handover: Handover, info: AddressInfo, known: bool) -> Document:
     entries: dict[str, list[Document | str]] = {"paths": [], "chunks": []}
     for entry in info.entries:
         entries.setdefault(entry.kind, []).append(entry.document())
@@ -396,7 +401,12 @@ def _address(info: AddressInfo, known: bool) -> Document:
         "blob": info.blob.name if info.blob else None,
         "node_level": info.node_level,
         "owners": [
-            {"owner": place, "file_offset": address(place.file_offset)} for place in info.owners
+            {
+                "owner": place,
+                "given_name": given_text(handover.names, place.owner),
+                "file_offset": address(place.file_offset),
+            }
+            for place in info.owners
         ],
         "unclaimed": info.unclaimed.value if known and info.unclaimed else None,
         "root_fdt_offset": info.root_fdt_offset,

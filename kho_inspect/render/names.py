@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from kho_inspect.model.fd_names import FdNames
 from kho_inspect.model.identity import (
     Carved,
     ClaimKind,
@@ -65,6 +66,20 @@ def _carved_name(name: Carved) -> str:
         return whole
     subsystem = name.owner.subsystem.value
     return f"{subsystem}@{name.paddr:#x}{whole.removeprefix(subsystem)}"
+
+
+def given_text(names: FdNames, owner: object) -> str | None:
+    """``foo.service:state``, as userspace calls an owner; None where it has no name."""
+    given = names.given_name(owner)
+    if given is None:
+        return None
+    return "/".join(f"{escaped(unit)}:{escaped(name)}" for unit, name in given)
+
+
+def with_given(words: str, names: FdNames, owner: object) -> str:
+    """``LUO/systemd/0x7 = foo.service:state``; the words alone where there is no name."""
+    given = given_text(names, owner)
+    return words if given is None else f"{words} = {given}"
 
 
 def place_name(place: Place) -> str:

@@ -13,7 +13,7 @@ from kho_inspect.intervals import Intervals
 from kho_inspect.model.claims import Hidden, Unclaimed
 from kho_inspect.model.handover import Handover
 from kho_inspect.render.console import heading, plain, table
-from kho_inspect.render.names import message_text, owner_name, path_name, place_name
+from kho_inspect.render.names import message_text, owner_name, path_name, place_name, with_given
 from kho_inspect.units import human_size
 
 MAX_OWNERS = 200
@@ -64,7 +64,7 @@ def print_owners(console: Console, handover: Handover) -> None:
     ownership = handover.ownership
     made = table("owner", "bytes", "blocks", right=("bytes", "blocks"))
     for share in ownership.shares[:MAX_OWNERS]:
-        owner = plain(owner_name(share.owner))
+        owner = plain(with_given(owner_name(share.owner), handover.names, share.owner))
         made.add_row(owner, human_size(share.bytes), f"{share.blocks:,}")
     console.print(made)
     if len(ownership.shares) > MAX_OWNERS:

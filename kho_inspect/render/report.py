@@ -40,7 +40,9 @@ def print_full(console: Console, handover: Handover, verdict: Verdict) -> None:
         console.print(blob_table(handover.blobs))
         for blob in handover.blobs:
             console.print(
-                content_view(blob.name, blob.content) if blob.content else blob_content(blob)
+                content_view(blob.name, blob.content, handover.names)
+                if blob.content
+                else blob_content(blob)
             )
     print_findings(console, verdict.findings)
     print_blocked(console, verdict.blocked)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from kho_inspect.rules import blobs, expected, luo, memfd, memory, root_fdt, subnodes, tree
+from kho_inspect.rules import (
+    blobs,
+    expected,
+    luo,
+    memfd,
+    memory,
+    root_fdt,
+    subnodes,
+    systemd,
+    tree,
+)
 from kho_inspect.rules.base import INFO, Finding, Need
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Rule
@@ -23,7 +33,7 @@ from kho_inspect.rules.statements import (
 
 RULES: tuple[Rule, ...] = tuple(
     rule
-    for module in (root_fdt, tree, memory, subnodes, luo, memfd, blobs, expected)
+    for module in (root_fdt, tree, memory, subnodes, luo, memfd, systemd, blobs, expected)
     for rule in module.CATALOGUE.rules
 )
 

@@ -13,7 +13,18 @@ import pytest
 
 from kho_inspect.inspection import Options, Question, examine
 from kho_inspect.render.names import message_text, path_name
-from kho_inspect.rules import base, blobs, expected, luo, memfd, memory, root_fdt, subnodes, tree
+from kho_inspect.rules import (
+    base,
+    blobs,
+    expected,
+    luo,
+    memfd,
+    memory,
+    root_fdt,
+    subnodes,
+    systemd,
+    tree,
+)
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.engine import BY_CODE, RULES, Verdict, judge
 from kho_inspect.rules.expectations import parse_expectations
@@ -34,6 +45,7 @@ GROUPS = {
     subnodes: "4",
     luo: "5",
     memfd: "5",
+    systemd: "5",
     blobs: "6",
     expected: "7",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 from tests.support.broken_base import BEYOND, Seen, Table
@@ -143,3 +144,44 @@ def features_contradict(it: Reference) -> Seen:
     it.image.write(file.entry, b"memfd".ljust(48, b"\0"))
     words = "feature folios is not active, but its field is 0x2"
     return Seen(file.descriptor, file.path, words)
+
+
+def mapping(it: Reference, entries: list[dict[str, object]]) -> str:
+    """Make session 508 systemd's, with these entries of a unit; the path of the session."""
+    session, (first, second) = it.sessions[508], (it.memfds[5080], it.memfds[5081])
+    it.image.write(session.entry, b"systemd".ljust(64, b"\0"))
+    it.image.write_u64(first.entry + 56, 0)
+    it.image.write_u64(second.entry + 56, 1)
+    named = {"version": 1, "state": {}, "units": {"a.service": {"fdstore": entries}}}
+    text = json.dumps(named).encode().ljust(2 * PAGE)
+    for at, folio in enumerate(first.folios):
+        it.image.write(folio, text[at * PAGE : (at + 1) * PAGE])
+    return session.path
+
+
+STATE: dict[str, object] = {"type": "fd", "name": "state", "token": 1}
+
+
+@broken("KHO536", "error", "LUO/kho-508")
+def token_missing(it: Reference) -> Seen:
+    path = mapping(it, [STATE, {**STATE, "token": 9}])
+    return Seen(None, path, "'a.service' has 'state' as token 0x9, which session 'systemd' lacks")
+
+
+@broken("KHO537", "warning", "LUO/kho-508")
+def token_unnamed(it: Reference) -> Seen:
+    path = mapping(it, [])
+    return Seen(None, f"{path} → file 1", "no unit has token 0x1 of session 'systemd'")
+
+
+@broken("KHO538", "warning", "LUO/kho-508")
+def mapping_unreadable(it: Reference) -> Seen:
+    path = mapping(it, [STATE])
+    it.image.write(it.memfds[5080].folios[0], b"[")
+    return Seen(None, path, "systemd's mapping: it is not JSON")
+
+
+@broken("KHO539", "error", "LUO/kho-508")
+def session_missing(it: Reference) -> Seen:
+    path = mapping(it, [STATE, {"type": "luo_session", "name": "vm", "sessionName": "a/vm"}])
+    return Seen(None, path, "refers to session 'a/vm', which is not there")

@@ -1,0 +1,66 @@
+"""KHO536 to KHO539: the names that systemd keeps of its file descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kho_inspect.model.fd_names import FdDefect
+from kho_inspect.rules.base import ERROR, WARNING, Need, Observation, Subject
+from kho_inspect.rules.case import Case
+from kho_inspect.rules.catalogue import Catalogue
+
+CATALOGUE = Catalogue((Need.FDT, Need.ABI, Need.TRUSTED, Need.SESSIONS), subject=Subject.LUO)
+rule = CATALOGUE.rule
+
+_LOST = "look at the unit's FileDescriptorStoreMax= and at what it stored before the kexec"
+_ODD = "compare with systemctl show -p NFileDescriptorStore of the old system"
+
+
+def _observed(case: Case, kind: FdDefect) -> Iterator[Observation]:
+    for trouble in case.handover.names.troubles:
+        if trouble.kind is kind:
+            yield Observation(trouble.message, None, trouble.path, cause=trouble.path[:2])
+
+
+@rule("KHO536", ERROR, _LOST)
+def token_missing(case: Case) -> Iterator[Observation]:
+    """A session has every token that systemd's mapping names.
+
+    Matters: the unit does not get this file descriptor back.
+    Causes: a file that could not be preserved; a list of files cut short.
+    Enforced by: no kernel checks this: tokens are userspace's. The mapping is of systemd 261.
+    """
+    yield from _observed(case, FdDefect.TOKEN_MISSING)
+
+
+@rule("KHO537", WARNING, _ODD)
+def token_unnamed(case: Case) -> Iterator[Observation]:
+    """Systemd's mapping names every token of its session but 0.
+
+    Matters: no unit gets this file, and its memory is freed once the session is finished.
+    Causes: a mapping older than the session; a token overwritten.
+    Enforced by: no kernel checks this: tokens are userspace's. The mapping is of systemd 261.
+    """
+    yield from _observed(case, FdDefect.TOKEN_UNNAMED)
+
+
+@rule("KHO538", WARNING, _ODD)
+def mapping_unreadable(case: Case) -> Iterator[Observation]:
+    """Token 0 of session systemd is JSON of a known version with well-formed entries.
+
+    Matters: which unit owns which file is not known, to systemd too.
+    Causes: content overwritten, or not in the dump; another version of systemd.
+    Enforced by: no kernel checks this: it is a file like others. The mapping is of systemd 261.
+    """
+    yield from _observed(case, FdDefect.MAPPING)
+
+
+@rule("KHO539", ERROR, _LOST)
+def session_missing(case: Case) -> Iterator[Observation]:
+    """LUO has every session that systemd's mapping names.
+
+    Matters: the unit does not get its session back, nor any file in it.
+    Causes: a session that could not be preserved; a session's name overwritten.
+    Enforced by: no kernel checks this: names are userspace's. The mapping is of systemd 261.
+    """
+    yield from _observed(case, FdDefect.SESSION_MISSING)
