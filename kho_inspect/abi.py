@@ -68,6 +68,17 @@ ABIS: tuple[Abi, ...] = (
     Abi("kho-v4", "7.2, 7.3"),
 )
 
+ROOT_FDT_NAMES: tuple[dict[str, int | None], ...] = (
+    {MAP_PROPERTY: 8, "compatible": None},
+    {
+        name: 8
+        for abi in ABIS
+        for name in (abi.blob_property, abi.blob_size_property)
+        if name is not None
+    },
+)
+"""Names of the properties of a root FDT, and of its sub-nodes, with the bytes of the value."""
+
 BY_COMPATIBLE: dict[str, Abi] = {abi.compatible: abi for abi in ABIS}
 
 

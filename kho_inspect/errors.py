@@ -62,6 +62,10 @@ class NotAHandoverError(KhoError):
     """No KHO root FDT where one was looked for: file, dump, behind a boot DTB, debugfs."""
 
 
+class LostHandoverError(NotAHandoverError):
+    """Something points to a root FDT, at ``paddr``, of which nothing is left in the dump."""
+
+
 class SelectorError(KhoError):
     """A selector that names nothing in this handover: an error of usage."""
 

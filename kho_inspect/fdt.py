@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, permutations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyfdt.pyfdt import FdtBlobParse
@@ -18,11 +20,11 @@ from kho_inspect.errors import FdtError, TruncatedFdtError
 from kho_inspect.layouts import fdt as layout
 from kho_inspect.layouts.views import format_of, offset_of, parse_record
 from kho_inspect.limits import DEFAULT_LIMITS, exceeded
-from kho_inspect.model.fdt_node import FdtNode, FdtProp, text_of
+from kho_inspect.model.fdt_node import FdtNode, FdtProp, FdtStart, text_of
 
 if TYPE_CHECKING:
     import struct
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 MAX_DEPTH = 64
 MAX_TOKENS = 1 << 18
@@ -79,7 +81,97 @@ def parse(
     return _fold(FdtBlobParse(_Latin1Names(as_v17)).fdt_dt_tags, checker.node_names)
 
 
-def check_header(data: bytes | memoryview, source: str | None, limit: int) -> Any:
+def parse_start(
+    data: bytes | memoryview,
+    names: Sequence[Mapping[str, int | None]],
+    *,
+    source: str | None = None,
+    limit: int = DEFAULT_LIMITS.fdt,
+    tokens: Tokens | None = None,
+) -> FdtStart:
+    """What stands of an FDT whose end is missing, or overwritten from some token on.
+
+    The names of properties stand at the end: those in ``names`` (of the root's properties, of its
+    children's, …, each with the size of its value, None: any) are inferred from where each begins,
+    and how long all are together. One that cannot be is ``?…``.
+
+    A property right before what was overwritten may be so itself, and is left out.
+
+    Raises FdtError where not even a root node begins.
+    """
+    header = check_header(data, source, limit, whole=False)
+    blob = bytes(data[: header.totalsize])
+    checker = _StartChecker(blob, header, source, tokens or Tokens())
+    try:
+        checker.run()
+        stored = blob[header.off_dt_strings :]
+    except FdtError:
+        stored = b""
+        if len(blob) == header.totalsize:
+            checker.drop_last_property()
+    end = min(checker.past, len(blob))
+    if not checker.node_names:
+        checker.refuse("no root node", end)
+    strings = bytearray(b"?" * header.size_dt_strings + b"\0")
+    for at, name in _infer_names(checker.seen, names, header.size_dt_strings, stored).items():
+        strings[at : at + len(name) + 1] = name.encode() + b"\0"
+    structure = blob[header.off_dt_struct : end]
+    structure += bytes(-len(structure) % _TOKEN.size)
+    structure += _TOKEN.pack(layout.FDT_END_NODE) * checker.depth + _TOKEN.pack(layout.FDT_END)
+    at = _HEADER.size + _RESERVATION.size
+    fields = {
+        "off_dt_struct": at,
+        "off_dt_strings": at + len(structure),
+        "off_mem_rsvmap": _HEADER.size,
+        "size_dt_strings": len(strings),
+        "size_dt_struct": len(structure),
+        "totalsize": at + len(structure) + len(strings),
+    }
+    made = _HEADER.pack(*(vars(header) | fields).values()) + bytes(_RESERVATION.size)
+    root = parse(made + structure + strings, source=source, limit=2 * limit)
+    opened = [text_of(name) for name in checker.opened]
+    return FdtStart(root, end, header.totalsize, tuple(opened))
+
+
+def _infer_names(
+    seen: Sequence[tuple[int, int, int]],
+    names: Sequence[Mapping[str, int | None]],
+    size: int,
+    stored: bytes,
+) -> dict[int, str]:
+    """Offset → name, for what was ``seen``; ``stored`` is what is known of the strings block."""
+    known = tuple(dict.fromkeys(name for level in names for name in level))
+    found: dict[int, set[str]] = {at: set() for _, at, _ in seen}
+
+    def fits(depth: int, name: str | None, length: int) -> bool:
+        level = names[depth - 1] if depth <= len(names) else {}
+        return name is not None and level.get(name, -1) in (None, length)
+
+    for block in _string_blocks(known, size):
+        spelled = b"".join(name.encode() + b"\0" for name in block.values())
+        if spelled.startswith(stored[:size]) and all(
+            fits(depth, block.get(at), length) for depth, at, length in seen
+        ):
+            for at, fitting in found.items():
+                fitting.add(block[at])
+    return {at: fitting.pop() for at, fitting in found.items() if len(fitting) == 1}
+
+
+@lru_cache(16)
+def _string_blocks(names: tuple[str, ...], size: int) -> list[dict[int, str]]:
+    """Every strings block of ``size`` bytes that some of the names make."""
+    blocks = []
+    for count in range(1, len(names) + 1):
+        for order in permutations(names, count):
+            ends = list(accumulate(len(name) + 1 for name in order))
+            if ends[-1] == size:
+                blocks.append(dict(zip([0, *ends], order, strict=False)))
+    return blocks
+
+
+def check_header(
+    data: bytes | memoryview, source: str | None, limit: int, *, whole: bool = True
+) -> Any:
     """Validate magic, version and block ranges; returns the parsed header."""
 
     def refuse(message: str, offset: int) -> NoReturn:
@@ -108,7 +200,7 @@ def check_header(data: bytes | memoryview, source: str | None, limit: int) -> An
             refuse(f"{name} at offset {start:#x} is not {align}-byte aligned", start)
         if start < _HEADER.size or start + size > header.totalsize:
             refuse(f"{name} {start:#x}+{size:#x} is not within totalsize", start)
-    if len(data) < header.totalsize:
+    if whole and len(data) < header.totalsize:
         raise TruncatedFdtError(totalsize=header.totalsize, have=len(data), source=source)
     return header
 
@@ -125,6 +217,15 @@ class _Checker:
         self.name_bytes = 0
         self.node_names: list[bytes] = []
         """In blob order, as they stand: pyfdt calls every nameless node ``/``."""
+        self.opened: list[bytes] = []
+        """Names of the nodes that have not ended."""
+        self.past = header.off_dt_struct
+        """Where the last whole token ends."""
+
+    @property
+    def depth(self) -> int:
+        """Nodes that have not ended."""
+        return len(self.opened)
 
     def refuse(self, message: str, offset: int) -> NoReturn:
         raise FdtError(f"FDT offset {offset:#x}: {message}", offset=offset, source=self.source)
@@ -132,31 +233,32 @@ class _Checker:
     def run(self) -> None:
         self.check_reservations()
         at = self.header.off_dt_struct
-        depth = roots = 0
+        roots = 0
         while self.tokens.left:
+            self.past = at
             self.tokens.left -= 1
             (token,), start, at = self.cells(_TOKEN, at), at, at + _TOKEN.size
             if token == layout.FDT_BEGIN_NODE:
-                roots += depth == 0
-                depth += 1
+                roots += self.depth == 0
                 if roots > 1:
                     self.refuse("a second root node", start)
-                if depth > MAX_DEPTH:
+                if self.depth == MAX_DEPTH:
                     self.refuse(f"nodes nest deeper than {MAX_DEPTH}", start)
                 past = self.check_name(at, self.end, "node name")
                 self.node_names.append(self.blob[at : past - 1])
+                self.opened.append(self.node_names[-1])
                 at = past + -past % _TOKEN.size
             elif token == layout.FDT_END_NODE:
-                if depth == 0:
+                if self.depth == 0:
                     self.refuse("END_NODE without a node", start)
-                depth -= 1
+                self.opened.pop()
             elif token == layout.FDT_PROP:
-                if depth == 0:
+                if self.depth == 0:
                     self.refuse("a property outside any node", start)
                 at = self.check_property(start)
             elif token == layout.FDT_END:
-                if depth or not roots:
-                    self.refuse(f"the tree ends with {depth} nodes still open", start)
+                if self.depth or not roots:
+                    self.refuse(f"the tree ends with {self.depth} nodes still open", start)
                 return
             elif token != layout.FDT_NOP:
                 self.refuse(f"unknown token {token:#x}", start)
@@ -179,12 +281,13 @@ class _Checker:
         if name_offset >= self.header.size_dt_strings:
             at += offset_of(layout.fdt_property, "nameoff")
             self.refuse(f"property name at strings+{name_offset:#x} is past the strings", at)
-        strings = self.header.off_dt_strings
-        self.check_name(
-            strings + name_offset, strings + self.header.size_dt_strings, "property name"
-        )
+        self.check_property_name(name_offset, length)
         end = value + length
         return end + -end % _TOKEN.size
+
+    def check_property_name(self, offset: int, length: int) -> None:
+        strings = self.header.off_dt_strings
+        self.check_name(strings + offset, strings + self.header.size_dt_strings, "property name")
 
     def check_name(self, at: int, limit: int, what: str) -> int:
         """Offset just past the NUL of the name at ``at``."""
@@ -201,6 +304,31 @@ class _Checker:
             at += max(0, self.end - at) // _TOKEN.size * _TOKEN.size  # the cell that is not there
             self.refuse("the structure block ends in the middle of the tree", at)
         return form.unpack_from(self.blob, at)
+
+
+class _StartChecker(_Checker):
+    """The same for an FDT whose end is missing: the names of properties are not there."""
+
+    def __init__(self, blob: bytes, header: Any, source: str | None, tokens: Tokens) -> None:
+        super().__init__(blob, header, source, tokens)
+        self.end = min(self.end, len(blob))
+        self.seen: list[tuple[int, int, int]] = []
+        """Of each property its depth (of the root: 1), its name's offset, and its value's size."""
+        self.properties: list[tuple[int, int]] = []
+        """Where each begins and ends."""
+
+    def check_property(self, at: int) -> int:
+        end = super().check_property(at)
+        self.properties.append((at, end))
+        return end
+
+    def drop_last_property(self) -> None:
+        if self.properties and self.properties[-1][1] == self.past:
+            self.past = self.properties[-1][0]
+            del self.seen[-1]
+
+    def check_property_name(self, offset: int, length: int) -> None:
+        self.seen.append((self.depth, offset, length))
 
 
 class _Latin1Names(io.BytesIO):

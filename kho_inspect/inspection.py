@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,15 +14,17 @@ from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.registry import BLOB_DECODERS, FILE_DECODERS, decode_blobs
 from kho_inspect.decoders.subnode import read_blobs
 from kho_inspect.decoders.systemd import read_names
-from kho_inspect.errors import FdtError
+from kho_inspect.errors import FdtError, LostHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
+from kho_inspect.kernel_log.handed import printed_by, printed_of
+from kho_inspect.kernel_log.kernels import Traces, find_kernels
 from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.locate.live import DEBUGFS, LiveHandover, live_handover, read_live_root
 from kho_inspect.locate.page_size import find_page_size
-from kho_inspect.locate.root_fdt import find_page, locate_root_fdt, read_root_fdt
+from kho_inspect.locate.root_fdt import find_page, locate_root_fdt, notes_on, read_root_fdt
 from kho_inspect.locate.scan import Located, locate
-from kho_inspect.locate.scratch import boot_dtb_pointer, read_scratch
+from kho_inspect.locate.scratch import boot_dtb_pointer, read_scratch, read_sound_scratch
 from kho_inspect.memory import PhysicalMemory, RamBlock, open_memory
 from kho_inspect.memory.files import read_head
 from kho_inspect.memory.kcore import open_kcore
@@ -31,6 +34,7 @@ from kho_inspect.model.handover import Handover, Pointer, RootFdt, Scratch, Sour
 from kho_inspect.model.identity import ClaimKind, Owner, Step, StepKind, Subsystem
 from kho_inspect.model.map import PreservedMap
 from kho_inspect.model.preserved import Preserved
+from kho_inspect.model.printed import Printed
 from kho_inspect.ownership.account import account, unclaimed
 from kho_inspect.ownership.claims import ClaimLog
 from kho_inspect.ownership.hidden import hidden_owners
@@ -43,6 +47,10 @@ from kho_inspect.walk.radix import walk_radix
 
 MAX_SCANNED = 4 << 30
 """Bytes of stored memory that are searched for the FDT, and for what points to it."""
+
+
+MAX_OTHERS = 8
+"""Root FDTs of a dump that are read besides the one in question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,9 @@ class Options:
     """Scratch areas; without them the table is searched for in the dump."""
     boot_dtb: str | None = None
     """A boot DTB whose /chosen names the scratch table."""
+    root: str | PhysAddr = "auto"
+    """Which root FDT of a dump without DTB: ``auto``, ``incoming``, ``outgoing``, or its address.
+    """
 
 
 class Opened(NamedTuple):
@@ -78,6 +89,8 @@ class Opened(NamedTuple):
     """What a scan for the root FDT found, where there was one."""
     scratch: Scratch | None = None
     """What the running kernel says of its scratch areas."""
+    printed: tuple[Printed, ...] = ()
+    """What kernels printed of any handover, where there was a scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +127,14 @@ def examine(
     verdict can be given on: files that cannot be read, or are no device tree, or not KHO's.
     """
     options = options or Options()
+    memory = open_dump(dump, options, progress)
     try:
-        opened = open_inputs(dump, dtb, options, progress)
+        opened = open_root(memory, dtb, options)
+    except LostHandoverError as error:
+        located, printed = _scan(memory)
+        gone = {place.paddr for place in located.vacated}
+        told = printed_of(printed, None, gone, late=True)
+        return replace(case_of(None, question), lost=error, printed=told)
     except FdtError as error:
         limit = options.limits.fdt
         data = b"" if error.source is None else read_head(error.source, limit)
@@ -125,15 +144,49 @@ def examine(
         if size is None or size > limit:  # our limit, not the kernel's
             raise
         return case_of(None, question, error)
-    case = case_of(inspect_opened(opened, options), question)
-    if not case.misreads:
+    if opened.located is None and not options.live:
+        located, printed = _scan(memory, limit=MAX_SCANNED)
+        opened = opened._replace(located=located, printed=printed)
+    handover = inspect_opened(opened, options)
+    case = case_of(handover, question)
+    late = case.misreads or handover.fdt.start is not None
+    named = {one.fdt for one in handover.pointers}
+    if handover.fdt.paddr is None and opened.located:
+        named = {place.paddr for place in opened.located.vacated}
+    case = replace(
+        case,
+        printed=printed_of(opened.printed, handover.fdt, named, late=late),
+        handed=frozenset(one.fdt for one in opened.printed if one.fdt is not None),
+    )
+    if not case.misreads or case.printed:
         return case
     from kho_inspect.locate.fit import find_fit  # most handovers read well
 
-    root, geometry = case.handover.fdt, case.handover.geometry
+    root, geometry = handover.fdt, handover.geometry
     return replace(
         case, fit=find_fit(opened.memory, root, geometry, opened.located, options.limits)
     )
+
+
+def inspect_others(opened: Opened, options: Options) -> Iterator[Handover]:
+    """The handovers of other root FDTs in a dump that was looked at, of those with a map."""
+    memory, root, located, *_ = opened
+    others = (found for found in located.whole if found.valid_tree) if located else ()
+    for found in islice(others, MAX_OTHERS):
+        if located is not None and found.paddr != root.paddr:
+            other = locate_root_fdt(memory, located, options.assume_abi, found.paddr)
+            yield inspect_opened(Opened(memory, other, located), options)
+
+
+def _scan(
+    memory: PhysicalMemory, limit: int | None = None, *, survey: bool = False
+) -> tuple[Located, tuple[Printed, ...]]:
+    """What a scan finds of root FDTs, and what kernels printed of handovers."""
+    traces = Traces()
+    located = locate(memory, limit=limit, also=traces.look)
+    # Only a kernel that something points to a handover has to say something of it.
+    kernels = find_kernels(memory, traces) if located.pointers or survey else ()
+    return located, tuple(printed_by(kernels))
 
 
 def case_of(
@@ -160,16 +213,29 @@ def open_inputs(
     return open_root(open_dump(dump, options, progress), dtb, options)
 
 
-def open_root(memory: PhysicalMemory, dtb: str | None, options: Options) -> Opened:
-    """The root FDT for a dump that is open. Raises as inspect does."""
+def open_root(
+    memory: PhysicalMemory, dtb: str | None, options: Options, *, survey: bool = False
+) -> Opened:
+    """The root FDT for a dump that is open. Raises as inspect does.
+
+    With ``survey`` all of the dump is looked at, whatever is given, and every kernel in it.
+    """
     if options.live:
         live = _live(memory.path, dtb, options)
         found = read_live_root(memory, live, options.assume_abi, options.limits.fdt)
-        return Opened(memory, *found, live.scratch)
+        return Opened(memory, *found, scratch=live.scratch)
     if dtb is None:
-        root, located = locate_root_fdt(memory, options.assume_abi)
-        return Opened(memory, root, located)
-    return Opened(memory, read_root_fdt(dtb, memory, options.assume_abi, options.limits.fdt))
+        located, printed = _scan(memory, survey=survey)
+        handed = {one.fdt for one in printed if one.fdt is not None}
+        if any(one.last and one.fdt is None for one in printed):
+            handed.update(place.paddr for place in located.vacated)
+        root = locate_root_fdt(memory, located, options.assume_abi, options.root, handed)
+        return Opened(memory, root, located, printed=printed)
+    root = read_root_fdt(dtb, memory, options.assume_abi, options.limits.fdt)
+    if not survey:
+        return Opened(memory, root)
+    located, printed = _scan(memory, survey=True)
+    return Opened(memory, root, located, printed=printed)
 
 
 def _live(kcore: str, debugfs: str | None, options: Options) -> LiveHandover:
@@ -195,7 +261,7 @@ def open_dump(
 def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
     """Walk and decode what :func:`open_inputs` opened, and account for all of it."""
     options = options or Options()
-    memory, root, located, scratch = opened
+    memory, root, located, scratch, _ = opened
     faults = FaultLog()
     for note in memory.notes:
         faults.add(FaultKind.DUMP_INCOMPLETE, note)
@@ -218,7 +284,8 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         limits=options.limits,
     )
     decoders = BLOB_DECODERS if root.known else ()
-    read = read_blobs(context, root.root, root.abi if root.known else None)
+    cut = root.start and root.start.cut is not None
+    read = read_blobs(context, root.root, root.abi if root.known else None, cut=bool(cut))
     blobs = tuple(decode_blobs(context, read, decoders))
     if tree is None:
         blobs = tuple(replace(blob, preserved=None) for blob in blobs)
@@ -228,15 +295,23 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         words = "/chosen has no linux,kho-fdt of one address and size: it names no handover"
         faults.add(FaultKind.BOOT_DTB, f"boot DTB {boot_dtb}: {words}")
     located = located or locate(memory, limit=MAX_SCANNED)
-    root = replace(root, paddr=_root_address(memory, root, located, preserved, log))
+    root = replace(
+        root,
+        paddr=_root_address(memory, root, located, preserved, log),
+        notes=() if options.live else notes_on(root, located),
+    )
     if root.paddr is not None:
         # kho_init() preserves its page, the one page that the kernel allots it.
         kho = Owner(Subsystem.KHO)
         log.add(kho, ClaimKind.ROOT_FDT, root.paddr, geometry.page_size)
     pointers = tuple(pointer for pointer in located.pointers if pointer.fdt == root.paddr)
     roots = {root.paddr, *(one.paddr for one in located.fdts)}
-    strays = (one for one in located.pointers if one.fdt_size is not None and one.fdt not in roots)
+    strays = tuple(
+        one for one in located.pointers if one.fdt_size is not None and one.fdt not in roots
+    )
     own_scratch = read_scratch(memory, pointers)
+    if root.paddr is None:  # the table may be left where the root FDT is not
+        own_scratch = read_sound_scratch(memory, strays)
     claims = log.result()
     found_faults = faults.result()
     return Handover(
@@ -262,7 +337,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         scratch=_scratch(memory, options, boot, scratch or own_scratch),
         pointers=pointers,
         faults=found_faults,
-        strays=tuple(strays),
+        strays=strays,
         scratch_found=own_scratch,
         boot=boot,
         hidden=hidden_owners(root, blobs, preserved, found_faults),
@@ -272,7 +347,8 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
 
 def _note_defects(root: RootFdt, geometry: PageGeometry, faults: FaultLog) -> None:
     """What is wrong before any pointer is followed."""
-    if not root.memory_map and not root.unwritten:
+    cut = root.start is not None and root.root.prop(MAP_PROPERTY) is None
+    if not root.memory_map and not root.unwritten and not cut:
         data = root.root.prop(MAP_PROPERTY)
         state = "missing" if data is None else "zero" if len(data) == 8 else f"{len(data)} bytes"
         faults.add(
@@ -303,7 +379,7 @@ def _root_address(
     The most credible of its copies that a scan found; else it is searched for in the preserved
     pages that nothing else claims, which may lie beyond what was scanned.
     """
-    if root.paddr is not None:
+    if root.paddr is not None or root.start is not None:
         return root.paddr
     for found in located.fdts:
         if found.data == root.data:

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 @partial(reads_handover, more_arguments=True)
 @click.argument("selectors", metavar="[SELECTOR]...", nargs=-1)
 @click.option(
-    "--long", is_flag=True, help="Position, seals, descriptor, given name, and what it looks like."
+    "--long",
+    is_flag=True,
+    help="Position, seals, descriptor, given name, and what it looks like, too.",
 )
+@click.option("--sha256", is_flag=True, help="The SHA-256 of each file's content, too.")
 def command(given: Input, selectors: tuple[str, ...], long: bool, sha256: bool) -> int:
     """List the files of all sessions: selector, bytes, folios, handler.
 

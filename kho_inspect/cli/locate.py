@@ -24,7 +24,7 @@ def command(given: Input, write_dtb: Path | None, force: bool) -> int:
     """Find root FDTs, the scratch table and the kernels in a dump, best candidate first."""
     from kho_inspect.kernel_log.kernels import Traces, find_kernels
     from kho_inspect.locate.scan import locate
-    from kho_inspect.locate.scratch import read_scratch
+    from kho_inspect.locate.scratch import read_scratch, read_sound_scratch
     from kho_inspect.recover.atomic import atomic_file, require_absent
 
     if write_dtb is not None:
@@ -38,20 +38,22 @@ def command(given: Input, write_dtb: Path | None, force: bool) -> int:
     best = located.fdts[0] if located.fdts else None
     pointers = [one for one in located.pointers if best is None or one.fdt == best.paddr]
     scratch = read_scratch(memory, pointers)
+    if not pointers:
+        scratch = read_sound_scratch(memory, located.pointers)
     if write_dtb is not None and best is not None:
         with atomic_file(write_dtb) as file:
             file.write(best.data)
     if given.json:
-        from kho_inspect.render.json import locate_document
+        from kho_inspect.render.located_json import locate_document
         from kho_inspect.render.log import kernels_document
 
-        document = locate_document(memory, located, scratch)
+        document = locate_document(memory, located, scratch, kernels)
         document["kernels"] = kernels_document(kernels)
         given.write_json({**document, "passed_over": located.passed_over})
     else:
         from kho_inspect.render.located import print_kernels, print_located
 
-        print_located(given.console(), memory.path, located, scratch)
+        print_located(given.console(), memory.path, located, scratch, kernels)
         print_kernels(given.console(), kernels)
         if located.passed_over:
             given.console().print(

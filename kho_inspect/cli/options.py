@@ -14,7 +14,7 @@ import click
 
 from kho_inspect.abi import ABIS, Kernel
 from kho_inspect.cli.live import LIVE_FDT, LIVE_MEMORY, take_live
-from kho_inspect.cli.params import Address, Area, DumpFormat, RamMap, Target
+from kho_inspect.cli.params import Address, Area, DumpFormat, RamMap, Root, Target
 from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.errors import KhoError, SelectorError
@@ -190,6 +190,12 @@ _OPTIONS = (
         "--assume-abi",
         type=click.Choice([abi.compatible for abi in ABIS]),
         help="Read the FDT as this ABI, whatever it says.",
+    ),
+    click.option(
+        "--root",
+        type=Root(),
+        default="auto",
+        help="Which root FDT of a dump without DTB; auto: the incoming one, if any.",
     ),
 )
 

@@ -29,19 +29,24 @@ from kho_inspect.units import human_size
     "pointers",
     default=True,
     show_default=True,
-    help="Add the scratch table and what points to it.",
+    help="Add the scratch table, what points to root FDTs, and the kernels' logs.",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.elf if it exists.")
 def command(given: Input, output: Path, content: bool, pointers: bool, force: bool) -> int:
     """Pack the handover into a small ELF core, to attach to a bug report."""
-    from kho_inspect.inspection import inspect_opened
+    from kho_inspect.inspection import inspect_opened, inspect_others, open_root
+    from kho_inspect.memory.recording import Recorder
     from kho_inspect.recover.atomic import require_absent
     from kho_inspect.recover.pack import plan, write_packed
 
     require_absent(output, force)
-    opened = given.open()
-    memory, handover = opened.memory, inspect_opened(opened, given.options)
-    packed = plan(memory, handover, content=content, pointers=pointers)
+    memory = given.open_memory()
+    recorder = Recorder(memory)
+    opened = open_root(recorder, given.dtb, given.options, survey=pointers)
+    handover = inspect_opened(opened, given.options)
+    others = list(inspect_others(opened, given.options)) if pointers else []
+    read = recorder.pages(handover.geometry.shift) if pointers else None
+    packed = plan(memory, handover, content=content, pointers=pointers, others=others, read=read)
     with progress_bar("pack", packed.size) as advance:
         size = write_packed(memory, packed, output, advance)
     if given.json:

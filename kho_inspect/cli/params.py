@@ -30,6 +30,16 @@ class Address(ParamType):
             self.fail(str(error), param, ctx)
 
 
+class Root(Address):
+    """``auto``, ``incoming``, ``outgoing``, or an address."""
+
+    name = "paddr|incoming|outgoing"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        known = value in ("auto", "incoming", "outgoing")
+        return value if known else super().convert(value, param, ctx)
+
+
 class RamMap(ParamType):
     """``PADDR:OFFSET:SIZE``."""
 

@@ -15,6 +15,7 @@ from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import Owner, Path, Step, StepKind, Subsystem
 from kho_inspect.units import PhysAddr, human_size, plural
+from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.pages import Target
 
 _BLOB = Target("blob", FaultKind.BLOB_OUTSIDE, FaultKind.BLOB_NOT_STORED)
@@ -22,10 +23,13 @@ MAX_SUBNODES = 2048
 """The root FDT is one page, 64 KiB at the most, of which a sub-node takes at least 32 bytes."""
 
 
-def read_blobs(context: Context, root: FdtNode, abi: Abi | None) -> Iterator[Blob]:
+def read_blobs(
+    context: Context, root: FdtNode, abi: Abi | None, *, cut: bool = False
+) -> Iterator[Blob]:
     """The blob of each sub-node, as far as the dump gives it; what it cannot give is a fault.
 
-    Under an ABI that is not known (None), where its properties are those of a known one.
+    Under an ABI that is not known (None), where its properties are those of a known one. With
+    ``cut`` it is no fault that the last sub-node is not whole.
     """
     more = len(root.children) - MAX_SUBNODES
     if more > 0:
@@ -37,6 +41,8 @@ def read_blobs(context: Context, root: FdtNode, abi: Abi | None) -> Iterator[Blo
         )
     reader = _Reader(context, abi)
     for node in root.children[:MAX_SUBNODES]:
+        whole = not (cut and node is root.children[-1])
+        reader.faults = context.faults if whole else FaultLog()
         yield reader.read(node)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from kho_inspect.kernel_log.translate import Shifted, read_filled
 from kho_inspect.layouts.elf import ELFMAG, NT_GNU_BUILD_ID, elf64_nhdr
 from kho_inspect.memory import PhysicalMemory
+from kho_inspect.memory.recording import unrecorded
 from kho_inspect.units import PhysAddr
 
 IMAGE = 64 << 20
@@ -33,9 +34,10 @@ def noted_build_id(memory: PhysicalMemory, data: PhysAddr) -> str | None:
 
 def _heads(memory: PhysicalMemory, data: PhysAddr) -> Iterator[PhysAddr]:
     """Where a build id's note may begin, before ``data``."""
+    searched = unrecorded(memory)
     for start in range(max(0, data - IMAGE), data, PIECE):
         size = min(PIECE, data - start)
-        piece = bytes(read_filled(memory, Shifted(0), start, size + len(_HEAD) - 1)[0])
+        piece = bytes(read_filled(searched, Shifted(0), start, size + len(_HEAD) - 1)[0])
         at = piece.find(_HEAD)
         while at >= 0:
             yield start + at

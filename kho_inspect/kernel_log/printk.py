@@ -26,6 +26,7 @@ from kho_inspect.kernel_log.vmcoreinfo import VmcoreInfo
 from kho_inspect.layouts import printk
 from kho_inspect.layouts.views import format_of
 from kho_inspect.memory import PhysicalMemory
+from kho_inspect.memory.recording import unrecorded
 from kho_inspect.units import Extent, PhysAddr
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ def find_ring(
     to_ring = printk.offset_in(layout.ring, "text_data_ring", "data")
     tried = 0
     for paddr in _around(memory, block, near):
-        found, _ = read_filled(memory, Shifted(0), paddr, SCAN_BYTES)
+        found, _ = read_filled(unrecorded(memory), Shifted(0), paddr, SCAN_BYTES)
         words = np.frombuffer(found, dtype="<u8")
         for at in np.flatnonzero((words & low == wanted) & (words >= _KERNEL)).tolist():
             tried += 1

@@ -13,7 +13,7 @@ from kho_inspect.abi import MAP_PROPERTY
 from kho_inspect.errors import KhoError, NotAHandoverError, UnreadableInputError
 from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.locate.root_fdt import locate_root_fdt, read_root_fdt
-from kho_inspect.locate.scan import FoundFdt, Located
+from kho_inspect.locate.scan import FoundFdt, Located, locate
 from kho_inspect.locate.scratch import MAX_ENTRIES
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.files import read_head
@@ -87,7 +87,8 @@ def read_live_root(
             root = read_root_fdt(live.path, memory, assume_abi, limit)
     else:
         try:
-            root, located = locate_root_fdt(memory, assume_abi, wanted=_outgoing(live.incoming))
+            located = locate(memory)
+            root = locate_root_fdt(memory, located, assume_abi, _outgoing(live.incoming))
         except NotAHandoverError as error:
             raise NotAHandoverError(
                 f"{live.path} is not there, as this kernel was itself handed something, and its "

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 
 from kho_inspect import fdt, intervals
-from kho_inspect.abi import BY_COMPATIBLE, MAP_PROPERTY, find_abi, nearest_abi
+from kho_inspect.abi import (
+    BY_COMPATIBLE,
+    MAP_PROPERTY,
+    ROOT_FDT_NAMES,
+    find_abi,
+    nearest_abi,
+)
 from kho_inspect.errors import (
     FdtError,
+    LostHandoverError,
     MissingMemoryError,
     NotAHandoverError,
     TruncatedFdtError,
@@ -21,13 +29,20 @@ from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.locate import scan
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.files import read_head
-from kho_inspect.model.fdt_node import FdtNode
-from kho_inspect.model.handover import RootFdt
-from kho_inspect.units import PhysAddr
+from kho_inspect.memory.recording import unrecorded
+from kho_inspect.model.fdt_node import FdtNode, FdtStart
+from kho_inspect.model.handover import Role, RootFdt
+from kho_inspect.units import PhysAddr, plural
+
+Wanted: TypeAlias = str | PhysAddr | Callable[[scan.FoundFdt], bool]
 
 BATCH = 4096
 MAX_PAGES = 16 * BATCH
 """Pages that are compared with the root FDT."""
+MAX_NAMED = 16
+"""Sub-nodes of a part of a root FDT that are named."""
+MAX_STOOD = 4
+"""Places without a root FDT that are named."""
 HOW_TO_CAPTURE = (
     "debugfs kho/out/fdt keeps its boot-time size: take kho/in/fdt in the next kernel instead"
 )
@@ -50,11 +65,16 @@ def read_root_fdt(
     if not data:
         raise UnreadableInputError(f"{path} is empty", hint=HOW_TO_CAPTURE, source=path)
     found: scan.FoundFdt | None = None
-    recovery = boot_dtb = paddr = None
+    recovery = boot_dtb = paddr = start = None
     try:
         root = fdt.parse(data, source=path, limit=limit)
     except TruncatedFdtError as error:
-        found, recovery = _recover(path, data, memory, error)
+        copies = scan.find_copies(memory, data)
+        if copies and copies[0].start is None:
+            found, recovery = copies[0], _completed(path, copies, error)
+        else:
+            start = _longest_start(path, data, memory, copies, error)
+            root = start.root
     except FdtError as error:
         hint = "the order is: kho-inspect DUMP DTB" if error.offset == 0 else None
         raise FdtError(
@@ -68,35 +88,154 @@ def read_root_fdt(
     if found is not None:
         data, root, paddr = found.data, found.root, found.paddr
     return _describe(
-        path, data, root, assume_abi, recovery=recovery, paddr=paddr, boot_dtb=boot_dtb
+        path,
+        data,
+        root,
+        assume_abi,
+        recovery=recovery,
+        paddr=paddr,
+        boot_dtb=boot_dtb,
+        start=start,
     )
 
 
 def locate_root_fdt(
     memory: PhysicalMemory,
+    located: scan.Located,
     assume_abi: str | None = None,
-    progress: Callable[[int], None] = lambda size: None,
-    wanted: Callable[[scan.FoundFdt], bool] = lambda found: True,
-) -> tuple[RootFdt, scan.Located]:
-    """The most credible root FDT that is wanted in the dump itself, and all that was found.
+    wanted: Wanted = "auto",
+    handed: Collection[PhysAddr] = (),
+) -> RootFdt:
+    """The root FDT that stands in the dump itself.
 
-    Raises NotAHandoverError when there is none.
+    ``wanted`` is ``auto``, ``incoming``, ``outgoing``, its address, or a test of it. ``handed``:
+    where kernels say that they were given one. By itself the incoming one is taken, whole or what
+    is left of it.
+    Raises NotAHandoverError when there is none, LostHandoverError when nothing is left.
     """
-    located = scan.locate(memory, progress)
-    found = [one for one in located.fdts if wanted(one)]
-    if not found:
+    best = _choose(memory, located, wanted, handed)
+    named = isinstance(wanted, str) and wanted != "auto"
+    at = f" at {wanted:#x}" if isinstance(wanted, int) else ""
+    if best is None:
+        of_kind = f"{wanted} " if named else ""
         raise NotAHandoverError(
-            f"{memory.path} holds no KHO root FDT",
-            hint="give it as DTB: debugfs kho/in/fdt of the next kernel",
+            f"{memory.path} holds no {of_kind}KHO root FDT{at}",
+            hint="kho-inspect locate DUMP lists them"
+            if named or at
+            else "give it as DTB: debugfs kho/in/fdt of the next kernel",
             source=memory.path,
         )
-    best = found[0]
-    more = f", the best of {len(found)}" if len(found) > 1 else ""
+    more = f", the best of {len(located.fdts)}" if len(located.fdts) > 1 else ""
+    if named or at:
+        more = f", chosen with --root, of {len(located.fdts)}"
     recovery = f"found in the dump at {best.paddr:#x}{more}: {best.why}"
-    root = _describe(
-        memory.path, best.data, best.root, assume_abi, recovery=recovery, paddr=best.paddr
+    return _describe(
+        memory.path,
+        best.data,
+        best.root,
+        assume_abi,
+        recovery=recovery,
+        paddr=None if best.start else best.paddr,
+        start=best.start,
     )
-    return root, located
+
+
+def _choose(
+    memory: PhysicalMemory,
+    located: scan.Located,
+    wanted: Wanted,
+    handed: Collection[PhysAddr],
+) -> scan.FoundFdt | None:
+    if callable(wanted):
+        return next(filter(wanted, located.whole), None)
+    if isinstance(wanted, int):
+        known = (found for found in located.fdts if found.paddr == wanted)
+        return next(known, None) or scan.read_root(memory, wanted)
+    if wanted == Role.OUTGOING:
+        return next(located.of_role(Role.OUTGOING), None)
+    incoming = next(located.of_role(Role.INCOMING), None)
+    if incoming is not None:
+        return incoming
+    left = _left(located)
+    gone = [place.paddr for place in located.vacated]
+    gone += [found.paddr for found in left if found.pointers]
+    evident = left or not set(gone).isdisjoint(handed)
+    if wanted == Role.INCOMING or (gone and evident):
+        if gone and not left:
+            raise _lost(memory, located)
+        return left[0] if gone else None
+    return located.fdts[0] if located.fdts else None
+
+
+def _left(located: scan.Located) -> list[scan.FoundFdt]:
+    """Parts of root FDTs that are no copies of the beginning of a whole one."""
+    whole = [found.data for found in located.whole]
+    parts = located.of_role(Role.PARTIAL)
+    return sorted(
+        (part for part in parts if not any(data.startswith(part.data) for data in whole)),
+        key=lambda part: (not part.pointers, -len(part.data)),
+    )
+
+
+def _lost(memory: PhysicalMemory, located: scan.Located) -> LostHandoverError:
+    outgoing = next(located.of_role(Role.OUTGOING), None)
+    return LostHandoverError(
+        f"{memory.path}: {'; '.join(stood_words(located))}",
+        hint=f"--root outgoing takes the one at {outgoing.paddr:#x}" if outgoing else None,
+        paddr=located.vacated[0].paddr,
+        source=memory.path,
+    )
+
+
+def stood_words(located: scan.Located) -> list[str]:
+    """Where the incoming root FDT stood, by what points there, for people."""
+    return [
+        f"incoming root FDT at {place.paddr:#x}, named by {', '.join(place.pointers)}, "
+        "is no longer there"
+        for place in located.vacated[:MAX_STOOD]
+    ]
+
+
+def _known(root: RootFdt) -> Iterator[str]:
+    """What the part of a root FDT that stands says."""
+    yield root.compatible
+    if root.memory_map:
+        yield f"map root {root.memory_map:#x}"
+    for node in root.root.children[:MAX_NAMED]:
+        paddr = node.u64(root.abi.blob_property)
+        size = node.u64(root.abi.blob_size_property or "")
+        at = "address missing" if paddr is None else f"at {paddr:#x}"
+        yield f"sub-node {node.name!r} {at}" + (
+            "" if size is None else f" ({plural(size, 'byte')})"
+        )
+    if len(root.root.children) > MAX_NAMED:
+        yield f"{len(root.root.children) - MAX_NAMED} sub-nodes more"
+
+
+def notes_on(root: RootFdt, located: scan.Located) -> tuple[str, ...]:
+    """What is missing of a root FDT that the dump gave, where it stood, and which others there are.
+
+    For people.
+    """
+    notes = []
+    if root.start:
+        notes.append(
+            f"the root FDT is known in part, {root.start.words}: {', '.join(_known(root))}"
+        )
+        notes += stood_words(located)
+    elif not root.recovered:
+        return ()
+    for role in (Role.INCOMING, Role.OUTGOING):
+        other = next(located.of_role(role), None)
+        mine = next((found.role for found in located.fdts if found.paddr == root.paddr), None)
+        if other is not None and other.paddr != root.paddr and mine is not role:
+            notes.append(
+                f"an {role} root FDT is in the dump too, {other.compatible} at {other.paddr:#x}: "
+                f"--root {role}"
+            )
+    if not root.start and not any(located.of_role(Role.INCOMING)):
+        notes += stood_words(located)
+    return tuple(notes)
 
 
 def _describe(
@@ -108,6 +247,7 @@ def _describe(
     recovery: str | None = None,
     paddr: PhysAddr | None = None,
     boot_dtb: str | None = None,
+    start: FdtStart | None = None,
 ) -> RootFdt:
     compatible, abi = find_abi(root.strings("compatible")) or (
         root.string("compatible") or "",
@@ -130,6 +270,7 @@ def _describe(
         recovery=recovery,
         paddr=paddr,
         boot_dtb=boot_dtb,
+        start=start,
     )
 
 
@@ -155,18 +296,33 @@ def _follow_chosen(path: str, root: FdtNode, memory: PhysicalMemory) -> tuple[sc
     return found, f"{path} is a boot DTB: its /chosen points to the root FDT at {found.paddr:#x}"
 
 
-def _recover(
-    path: str, prefix: bytes, memory: PhysicalMemory, error: TruncatedFdtError
-) -> tuple[scan.FoundFdt, str]:
-    """The whole FDT of which the file holds only the start, out of the dump."""
-    candidates = scan.find_copies(memory, prefix)
-    if candidates:
-        best = candidates[0]
-        more = f", the best of {len(candidates)} copies" if len(candidates) > 1 else ""
-        return best, (
-            f"{path} holds only {error.have} of {error.totalsize} bytes (debugfs kho/out/fdt does "
-            f"that); the whole FDT was found in the dump at {best.paddr:#x}{more}"
-        )
+def _completed(path: str, copies: Sequence[scan.FoundFdt], error: TruncatedFdtError) -> str:
+    """How the whole FDT was had of which the file holds only the start."""
+    whole = [copy for copy in copies if copy.start is None]
+    more = f", the best of {len(whole)} copies" if len(whole) > 1 else ""
+    return (
+        f"{path} holds only {error.have} of {error.totalsize} bytes (debugfs kho/out/fdt does "
+        f"that); the whole FDT was found in the dump at {whole[0].paddr:#x}{more}"
+    )
+
+
+def _longest_start(
+    path: str,
+    data: bytes,
+    memory: PhysicalMemory,
+    parts: Sequence[scan.FoundFdt],
+    error: TruncatedFdtError,
+) -> FdtStart:
+    """What stands in the file, or in a part of a copy in the dump where that is more."""
+    try:
+        own = fdt.parse_start(data, ROOT_FDT_NAMES, source=path)
+    except FdtError:
+        own = None
+    starts = [*filter(None, [own]), *(part.start for part in parts if part.start)]
+    longest = max(starts, key=lambda start: start.have, default=None)
+    # Without its ABI nothing follows from it.
+    if longest is not None and find_abi(longest.root.strings("compatible")):
+        return longest
     others = scan.locate(memory).fdts
     listed = ", ".join(f"{other.paddr:#x} ({other.compatible})" for other in others[:4])
     error.message = (
@@ -184,6 +340,7 @@ def find_page(
 
     Gives up after :data:`MAX_PAGES`.
     """
+    memory = unrecorded(memory)
     first = np.frombuffer(data, dtype="<u8", count=1)
     # As many runs as pages, and no more, are enough.
     runs = pages[0][:MAX_PAGES], pages[1][:MAX_PAGES]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect import fdt
-from kho_inspect.abi import MAP_PROPERTY, find_abi
+from kho_inspect.abi import MAP_PROPERTY, ROOT_FDT_NAMES, find_abi
 from kho_inspect.errors import FdtError, MissingMemoryError
 from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.layouts.fdt import FDT_LAST_SUPPORTED_VERSION, FDT_MAGIC_BYTES, fdt_header
@@ -18,8 +18,8 @@ from kho_inspect.layouts.views import format_of, offset_of, parse_record
 from kho_inspect.locate.machine import boot_params_in, usable_ram
 from kho_inspect.locate.page_size import find_page_size, preserved_order
 from kho_inspect.memory import PhysicalMemory
-from kho_inspect.model.fdt_node import FdtNode
-from kho_inspect.model.handover import Pointer
+from kho_inspect.model.fdt_node import FdtNode, FdtStart
+from kho_inspect.model.handover import Pointer, Role
 from kho_inspect.units import Extent, PhysAddr, plural
 from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
@@ -43,6 +43,7 @@ MAX_POINTERS = 4096
 """Setup_data entries that are kept."""
 
 NOWHERE = Extent(0, 0)
+SMALLEST_PAGE = 1 << min(PAGE_SHIFTS.values())
 
 _MAGIC = np.frombuffer(FDT_MAGIC_BYTES, dtype="<u4")[0]
 _TOTALSIZE, _VERSION = (offset_of(fdt_header, name) // 4 for name in ("totalsize", "version"))
@@ -55,10 +56,11 @@ _TYPE_AND_LEN = np.frombuffer(_ENTRY, dtype="<u8", offset=_TYPE)[0]
 
 @dataclass(frozen=True, slots=True)
 class FoundFdt:
-    """A whole KHO root FDT that stands in the dump."""
+    """A KHO root FDT that stands in the dump, whole or in part."""
 
     paddr: PhysAddr
     data: bytes = field(repr=False)
+    """As far as it stands."""
     root: FdtNode = field(repr=False)
     memory_map: PhysAddr | None
     aligned: bool
@@ -69,6 +71,8 @@ class FoundFdt:
     """The map records the very page that the FDT stands in: kho_init preserves it."""
     pointers: tuple[str, ...] = ()
     """What in the dump points to it."""
+    start: FdtStart | None = field(default=None, repr=False)
+    """Of one whose end is missing or overwritten: what stands."""
 
     @property
     def compatible(self) -> str:
@@ -78,15 +82,24 @@ class FoundFdt:
     @property
     def size_words(self) -> str:
         """``271 bytes``"""
-        return plural(len(self.data), "byte")
+        return self.start.words if self.start else plural(len(self.data), "byte")
 
     @property
-    def rank(self) -> tuple[bool, bool, bool, bool, PhysAddr]:
+    def role(self) -> Role:
+        """What it is to the kernels of the dump."""
+        if self.start:
+            return Role.PARTIAL
+        if self.pointers:
+            return Role.INCOMING
+        return Role.OUTGOING if self.valid_tree and self.preserved else Role.STALE
+
+    @property
+    def rank(self) -> tuple[bool | int, ...]:
         """Sorts the most credible first."""
         return (
+            _CREDIBLE.index(self.role),
             not self.valid_tree,
             not self.preserved,
-            not self.pointers,
             not self.aligned,
             self.paddr,
         )
@@ -103,6 +116,25 @@ class FoundFdt:
         return ", ".join(words)
 
 
+_CREDIBLE = (Role.INCOMING, Role.OUTGOING, Role.STALE, Role.PARTIAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Vacated:
+    """A place that something points to, where no root FDT stands any more."""
+
+    paddr: PhysAddr
+    pointers: tuple[str, ...]
+    there: str
+    """What is there now, for people."""
+
+    @property
+    def why(self) -> str:
+        """What points there, and what is there now."""
+        verb = "points" if len(self.pointers) == 1 else "point"
+        return f"{', '.join(self.pointers)} {verb} to it: {self.there}"
+
+
 @dataclass(frozen=True, slots=True)
 class Located:
     """Everything that a scan found, most credible first."""
@@ -113,6 +145,16 @@ class Located:
     """Places that may be more of either, unread: they follow more than any undamaged dump has."""
     ram: tuple[Extent, ...] = ()
     """Usable RAM of the machine, by its firmware; empty where no such table is in the dump."""
+    vacated: tuple[Vacated, ...] = ()
+
+    def of_role(self, *roles: Role) -> Iterator[FoundFdt]:
+        """The root FDTs of some roles, most credible first."""
+        return (found for found in self.fdts if found.role in roles)
+
+    @property
+    def whole(self) -> tuple[FoundFdt, ...]:
+        """Those of which nothing is missing."""
+        return tuple(self.of_role(Role.INCOMING, Role.OUTGOING, Role.STALE))
 
 
 def locate(
@@ -162,16 +204,23 @@ def fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
 
 
 def find_copies(memory: PhysicalMemory, prefix: bytes) -> list[FoundFdt]:
-    """Whole KHO root FDTs that start with ``prefix``, wherever they stand, best first."""
+    """KHO root FDTs that start with ``prefix``, wherever they stand: whole ones, best first.
+
+    Behind them those of which no more than a part stands, the longest first.
+    """
     scan = _Scan(memory)
     for paddr, chunk in memory.data_chunks(SCAN_BYTES, len(prefix) - 1):
         data = bytes(chunk)
         at = data.find(prefix)
         while at >= 0:
-            if found := scan.root_at(paddr + at):
+            if len(scan.fdts) < MAX_JUDGED and (found := scan.root_at(paddr + at)):
                 scan.fdts.append(found)
             at = data.find(prefix, at + 1)
-    return sorted(scan.fdts, key=lambda found: found.rank)
+
+    def lacking(found: FoundFdt) -> int:
+        return len(found.data) - found.start.size if found.start else 0
+
+    return sorted(scan.fdts, key=lambda found: (-lacking(found), found.rank))
 
 
 def read_root(memory: PhysicalMemory, paddr: PhysAddr) -> FoundFdt | None:
@@ -189,7 +238,7 @@ class _Scan:
         self.passed_over = 0
         self.left = MAX_EXAMINED
         self.tokens = fdt.Tokens(MAX_TOKENS)
-        self.boot_fdts = 0
+        self.boot_fdts = self.starts = 0
         self.ram: tuple[Extent, ...] = ()
 
     def result(self) -> Located:
@@ -201,7 +250,22 @@ class _Scan:
             replace(found, pointers=tuple(sources.get(found.paddr, ()))) for found in self.fdts
         ]
         named.sort(key=lambda found: found.rank)
-        return Located(tuple(named), tuple(self.pointers), self.passed_over, self.ram)
+        stands = {found.paddr for found in named}
+        vacated = tuple(
+            Vacated(paddr, tuple(names), self.there(paddr))
+            for paddr, names in sources.items()
+            if paddr not in stands
+        )
+        pointers = tuple(self.pointers)
+        return Located(tuple(named), pointers, self.passed_over, self.ram, vacated)
+
+    def there(self, paddr: PhysAddr) -> str:
+        """What stands where a root FDT should, in a word."""
+        try:
+            data = self.memory.read(paddr, fdt.START_SIZE)
+        except MissingMemoryError:
+            return str(self.memory.presence(paddr, fdt.START_SIZE))
+        return "other data there" if any(data) else "zeros there"
 
     def look_at_fdts(self, paddrs: Sequence[PhysAddr]) -> None:
         for at, paddr in enumerate(paddrs):
@@ -229,9 +293,12 @@ class _Scan:
         # Parsing every decoy would take longer than the scan. An ABI that is known begins so.
         if data is None or not (MAP_PROPERTY.encode() in data or b"kho-v" in data):
             return None
-        root = self.parse(data)
+        root, start = self.parse(data), None
+        if root is None and (start := self.parse_start(data)):
+            root = start.root
         if root is None or (
-            root.prop(MAP_PROPERTY) is None and find_abi(root.strings("compatible")) is None
+            (start or root.prop(MAP_PROPERTY) is None)
+            and find_abi(root.strings("compatible")) is None
         ):
             return None
         memory_map, valid, preserved = root.u64(MAP_PROPERTY), False, False
@@ -239,12 +306,13 @@ class _Scan:
             valid, preserved = _judge_tree(self.memory, root, memory_map, paddr)
         return FoundFdt(
             paddr=paddr,
-            data=data,
+            data=data[: start.have] if start else data,
             root=root,
             memory_map=memory_map,
-            aligned=paddr % (1 << min(PAGE_SHIFTS.values())) == 0,
+            aligned=paddr % SMALLEST_PAGE == 0,
             valid_tree=valid,
             preserved=preserved,
+            start=start,
         )
 
     def look_at_boot_fdt(self, paddr: PhysAddr) -> None:
@@ -265,8 +333,24 @@ class _Scan:
             if size is None or size > limit:
                 return None
             self.left -= max(size, 4096)
-            return bytes(self.memory.read(paddr, size))
         except MissingMemoryError:
+            return None
+        # Where the rest is not stored, what is in the same page is.
+        for part in (size, min(size, -(paddr + 1) % SMALLEST_PAGE + 1)):
+            try:
+                return bytes(self.memory.read(paddr, part))
+            except MissingMemoryError:
+                continue
+        return None
+
+    def parse_start(self, data: bytes) -> FdtStart | None:
+        """What stands of a root FDT whose end is missing."""
+        if self.starts >= MAX_JUDGED:
+            return None
+        self.starts += 1
+        try:
+            return fdt.parse_start(data, ROOT_FDT_NAMES, tokens=self.tokens)
+        except FdtError:
             return None
 
     def parse(self, data: bytes) -> FdtNode | None:

@@ -18,6 +18,7 @@ from kho_inspect.model.handover import Pointer, Scratch
 from kho_inspect.units import Extent
 
 MAX_ENTRIES = 1024
+PAGE = 4096
 
 
 def read_scratch(memory: PhysicalMemory, pointers: Iterable[Pointer]) -> Scratch | None:
@@ -26,6 +27,23 @@ def read_scratch(memory: PhysicalMemory, pointers: Iterable[Pointer]) -> Scratch
         entries = _read_table(memory, pointer.scratch)
         if entries:
             return Scratch(entries, pointer.source, pointer.scratch)
+    return None
+
+
+def read_sound_scratch(memory: PhysicalMemory, pointers: Iterable[Pointer]) -> Scratch | None:
+    """The same, of tables that may have been overwritten: all areas are 4K pages of RAM."""
+    for pointer in pointers:
+        scratch = read_scratch(memory, [pointer])
+        if (
+            scratch
+            and len(scratch.areas) == len(scratch.entries)
+            and all(
+                not (area.start | area.end) % PAGE
+                and any(ram.contains(area.start, area.size) for ram in memory.declared)
+                for area in scratch.areas
+            )
+        ):
+            return scratch
     return None
 
 

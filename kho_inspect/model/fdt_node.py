@@ -55,6 +55,31 @@ class FdtNode:
         return self.integer(name, 8)
 
 
+@dataclass(frozen=True, slots=True)
+class FdtStart:
+    """What stands of a device tree whose end is missing."""
+
+    root: FdtNode
+    """As far as it is known; a property that is not whole is left out."""
+    have: int
+    """Bytes up to the last whole token."""
+    size: int
+    """Bytes that its header gives."""
+    opened: tuple[str, ...]
+    """Names of the nodes of which more may be missing, the root's first."""
+
+    @property
+    def cut(self) -> str | None:
+        """The sub-node of the root that is not whole; None where the cut is between two."""
+        return self.opened[1] if len(self.opened) > 1 else None
+
+    @property
+    def words(self) -> str:
+        """``232 of 405 bytes, cut in sub-node 'LUO'``"""
+        where = f", cut in sub-node {self.cut!r}" if self.cut else ""
+        return f"{self.have} of {self.size} bytes{where}"
+
+
 def text_of(data: bytes) -> str:
     """Bytes from a dump as text, without loss: what is not UTF-8 becomes ``\\xNN``."""
     return data.decode("utf-8", "backslashreplace")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from kho_inspect.abi import Abi
 from kho_inspect.geometry import PageGeometry
@@ -15,7 +16,7 @@ from kho_inspect.model.claims import Claims, Hidden, OwnerIndex, Ownership, Uncl
 from kho_inspect.model.contents import Content
 from kho_inspect.model.faults import Fault
 from kho_inspect.model.fd_names import FdNames
-from kho_inspect.model.fdt_node import FdtNode
+from kho_inspect.model.fdt_node import FdtNode, FdtStart
 from kho_inspect.model.identity import Owner
 from kho_inspect.model.map import PreservedMap
 from kho_inspect.model.preserved import Preserved
@@ -39,6 +40,19 @@ class Source:
     ram: tuple[Extent, ...] = ()
     """Usable RAM of the machine, by its firmware's table; empty where none was looked for or found.
     """
+
+
+class Role(StrEnum):
+    """What a root FDT in a dump is to the kernels that ran there."""
+
+    INCOMING = "incoming"
+    """Something in the dump points the next kernel to it."""
+    OUTGOING = "outgoing"
+    """A kernel prepares it: its map preserves its own page, and nothing points to it."""
+    STALE = "stale"
+    """A copy without a map behind it, or the page where one stood that something points to."""
+    PARTIAL = "partial"
+    """Its end is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,10 @@ class RootFdt:
     """Where it stands in memory, where known."""
     boot_dtb: str | None = None
     """The boot DTB whose /chosen led to it."""
+    start: FdtStart | None = None
+    """Of one whose end is missing: what stands of it. ``root`` is no more than that."""
+    notes: tuple[str, ...] = ()
+    """Where it stood, and which others the dump has, for people."""
     unwritten: bool = False
     """The running kernel has not written the map yet: up to 7.0 it does so at the jump."""
 

@@ -7,7 +7,7 @@ and regions are left out unless asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,15 +52,31 @@ class Plan:
 
 
 def plan(
-    memory: PhysicalMemory, handover: Handover, *, content: bool = False, pointers: bool = True
+    memory: PhysicalMemory,
+    handover: Handover,
+    *,
+    content: bool = False,
+    pointers: bool = True,
+    others: Iterable[Handover] = (),
+    read: Intervals | None = None,
 ) -> Plan:
     """Choose the pages: FDT, map, blobs, every structure followed.
 
-    And, where wanted, the contents, and what points to the FDT, with the scratch table.
+    And, where wanted, the contents, and what points to the FDT, with the scratch table. ``others``
+    in the dump are packed without content. ``read``: pages that answers about the dump as a whole
+    rest on, of the handover's page size.
     """
-    shift, claims = handover.geometry.shift, handover.claims
-    structures = ~claims.of_kinds(CONTENT)[claims.claim]
-    pieces = [_map_pages(handover), (claims.starts[structures], claims.ends[structures])]
+    shift = handover.geometry.shift
+    pieces = _structures(handover)
+    for other in others:
+        pairs = (
+            (extent.start >> shift, -(-extent.end >> shift))
+            for pages in _structures(other)
+            for extent in intervals.extents(intervals.merge(*pages), other.geometry.shift)
+        )
+        pieces.append(intervals.from_pairs(pairs))
+    if read is not None:
+        pieces.append(read)
     if content:
         pieces.append(handover.preserved.merged)
     for pointer in handover.pointers if pointers else ():
@@ -73,6 +89,13 @@ def plan(
     )
     stored = _stored_part(memory, wanted, shift)
     return Plan(tuple(stored), memory.declared, _provenance(memory, handover))
+
+
+def _structures(handover: Handover) -> list[Intervals]:
+    """The pages of the map, and of every structure followed."""
+    claims = handover.claims
+    structures = ~claims.of_kinds(CONTENT)[claims.claim]
+    return [_map_pages(handover), (claims.starts[structures], claims.ends[structures])]
 
 
 def _map_pages(handover: Handover) -> Intervals:

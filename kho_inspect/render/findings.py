@@ -12,7 +12,7 @@ from rich.text import Text
 from kho_inspect.render.console import grid, plain
 from kho_inspect.render.explain import sections
 from kho_inspect.render.names import message_text, path_name
-from kho_inspect.rules.base import Decision, Finding, Observation, Severity
+from kho_inspect.rules.base import Decision, Evidence, Finding, Observation, Severity
 from kho_inspect.rules.engine import BY_CODE, Blocked, Verdict
 from kho_inspect.rules.statements import CaptureState, Integrity, Met
 from kho_inspect.units import plural
@@ -76,13 +76,16 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
 def decision_reasons(verdict: Verdict) -> list[str]:
     """``KHO105: kho_populate() …``: the kernel's function and message for each deciding rule.
 
-    Where it accepts: what it was accepted without.
+    What a kernel in the dump itself printed stands for its own. Where it accepts: what it was
+    accepted without.
     """
-    decision = verdict.decision
+    printed = {one.code: one for one in verdict.findings if one.evidence is Evidence.LOG}
     return [
-        f"{code}: {sections(BY_CODE[code])['Enforced by'].replace('``', '')}"
-        for code in decision.reasons
-    ] + [need.value for need in decision.unjudged]
+        f"{code}: {message_text(printed[code].message)}"
+        if code in printed
+        else f"{code}: {sections(BY_CODE[code])['Enforced by'].replace('``', '')}"
+        for code in verdict.decision.reasons
+    ] + [need.value for need in verdict.decision.unjudged]
 
 
 def states(verdict: Verdict) -> dict[str, str]:

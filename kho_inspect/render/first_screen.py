@@ -92,6 +92,8 @@ def _facts(handover: Handover, fits: bool) -> Iterator[tuple[str, Text]]:
     yield "writer", plain(_writer(handover))
     yield "map", plain(_map(handover, fits))
     yield "scratch", plain(_scratch(handover))
+    if root.start:
+        yield "known", plain(_sub_nodes(handover))
     if fits:
         yield "owners", overview(handover, MAX_OWNERS)
 
@@ -106,6 +108,14 @@ def _map(handover: Handover, fits: bool) -> str:
     return f"{tree.root:#x}, {exact_size(preserved.bytes)} preserved, {blocks}"
 
 
+def _sub_nodes(handover: Handover) -> str:
+    """What a part of a root FDT says of its sub-nodes."""
+    return ", ".join(
+        f"{blob.name} {'address missing' if blob.paddr is None else hex(blob.paddr)}"
+        for blob in handover.blobs
+    )
+
+
 def _writer(handover: Handover) -> str:
     """Which kernel wrote it, and whether another one was pointed to it."""
     contents = [blob.content for blob in handover.blobs]
@@ -113,6 +123,9 @@ def _writer(handover: Handover) -> str:
     writer = f"Linux {releases[0]}" if releases else "release not recorded"
     if handover.pointers:
         return f"{writer}; incoming: {handover.pointers[0].source} names it"
+    if handover.fdt.paddr is None and handover.strays:
+        stray = handover.strays[0]
+        return f"{writer}; incoming: stood at {stray.fdt:#x}, which {stray.source} names"
     return f"{writer}; outgoing: nothing in the dump names it"
 
 

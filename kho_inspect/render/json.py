@@ -14,12 +14,11 @@ from typing import Any
 
 from kho_inspect import intervals
 from kho_inspect.intervals import Intervals
-from kho_inspect.locate.scan import Located
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.claims import Unclaimed
 from kho_inspect.model.contents import Document
 from kho_inspect.model.fdt_node import FdtNode
-from kho_inspect.model.handover import Blob, Handover, Pointer, Scratch
+from kho_inspect.model.handover import Blob, Handover, Pointer
 from kho_inspect.model.identity import Owner, Place, Step, Vmalloc
 from kho_inspect.ownership.address import AddressInfo
 from kho_inspect.render.fdt_values import fdt_value
@@ -262,27 +261,6 @@ def extract_document(handover: Handover, capture: Document, entries: list[Docume
     }
 
 
-def locate_document(memory: PhysicalMemory, located: Located, scratch: Scratch | None) -> Document:
-    """``kho-inspect locate --json``: candidates best first."""
-    return {
-        **dump_head(memory),
-        "candidates": (
-            {
-                "paddr": hex(found.paddr),
-                "compatible": found.compatible,
-                "size": len(found.data),
-                "valid_tree": found.valid_tree,
-                "why": found.why,
-            }
-            for found in located.fdts
-        ),
-        "scratch": [
-            {"start": hex(area.start), "end": hex(area.end)}
-            for area in (scratch.areas if scratch else ())
-        ],
-    }
-
-
 def addresses_document(
     handover: Handover, found: Iterable[AddressInfo], *, known: bool = True
 ) -> Document:
@@ -371,7 +349,8 @@ def _extent(extent: Extent) -> Document:
     return {"start": hex(extent.start), "end": hex(extent.end)}
 
 
-def _pointer(pointer: Pointer, *, stray: bool) -> Document:
+def pointer_document(pointer: Pointer, *, stray: bool) -> Document:
+    """What points to a root FDT; ``stray``: none stands there."""
     return {
         "source": pointer.source,
         **_extent(pointer.where),
@@ -415,7 +394,7 @@ def _address(handover: Handover, info: AddressInfo, known: bool) -> Document:
         ],
         "scratch_table": _extent(info.scratch_table) if info.scratch_table else None,
         "pointers": [
-            *(_pointer(one, stray=False) for one in info.pointers),
-            *(_pointer(one, stray=True) for one in info.strays),
+            *(pointer_document(one, stray=False) for one in info.pointers),
+            *(pointer_document(one, stray=True) for one in info.strays),
         ],
     }

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from kho_inspect.kernel_log.handed import writer_of
 from kho_inspect.kernel_log.kernels import Kernel
-from kho_inspect.locate.scan import Located
-from kho_inspect.model.handover import Scratch
+from kho_inspect.locate.scan import FoundFdt, Located
+from kho_inspect.model.handover import Role, Scratch
 from kho_inspect.render.console import grid, plain
 from kho_inspect.render.log import boot_words, kernel_words
 from kho_inspect.units import human_size, plural
@@ -17,21 +18,41 @@ from kho_inspect.units import human_size, plural
 MAX_LISTED = 20
 
 
-def print_located(console: Console, path: str, located: Located, scratch: Scratch | None) -> None:
+def print_located(
+    console: Console,
+    path: str,
+    located: Located,
+    scratch: Scratch | None,
+    kernels: Sequence[Kernel] = (),
+) -> None:
     """Candidates best first, each with the reason; then the scratch areas."""
     if not located.fdts:
         console.print(plain(f"no KHO root FDT in {path}", "bold red"))
-    for number, found in enumerate(located.fdts[:MAX_LISTED]):
-        mark = Text("✔", "green") if number == 0 and found.valid_tree else Text(" ")
-        words = f"{found.paddr:#x}  {found.compatible}, {found.size_words}"
-        console.print(Text.assemble(mark, " ", plain(words, "bold" if number == 0 else "")))
-        console.print(grid([("", plain(found.why, "dim"))], 4))
-    if len(located.fdts) > MAX_LISTED:
-        left = len(located.fdts) - MAX_LISTED
+    listed = [
+        (found.paddr, f"{found.role}: {found.compatible}, {found.size_words}", _why(found, kernels))
+        for found in located.fdts
+    ]
+    listed += [
+        (place.paddr, f"{Role.STALE}: no root FDT stands there any more", place.why)
+        for place in located.vacated
+    ]
+    for number, (paddr, words, why) in enumerate(listed[:MAX_LISTED]):
+        best = number == 0 and bool(located.fdts)
+        mark = Text("✔", "green") if best and located.fdts[0].valid_tree else Text(" ")
+        line = plain(f"{paddr:#x}  {words}", "bold" if best else "")
+        console.print(Text.assemble(mark, " ", line))
+        console.print(grid([("", plain(why, "dim"))], 4))
+    if len(listed) > MAX_LISTED:
+        left = len(listed) - MAX_LISTED
         console.print(Text(f"… {plural(left, 'more candidate')}: --json lists them", "dim"))
-    if scratch is not None:
+    if scratch is not None and scratch.areas:
         areas = ", ".join(f"{area} ({human_size(area.size)})" for area in scratch.areas)
         console.print(grid([("scratch", plain(f"{areas}; from {scratch.source}"))]))
+
+
+def _why(found: FoundFdt, kernels: Sequence[Kernel]) -> str:
+    writer = writer_of(found.root.strings("compatible"), found.role is Role.OUTGOING, kernels)
+    return found.why + (f", written by Linux {writer.release}" if writer else "")
 
 
 def print_kernels(console: Console, kernels: Sequence[Kernel]) -> None:

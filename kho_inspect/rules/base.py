@@ -61,6 +61,8 @@ class Evidence(Enum):
     """It stands on any dump."""
     READER = "the root FDT, and which kernel reads it"
     """It stands on any dump, and is no defect of the handover."""
+    LOG = "what a kernel in the dump printed"
+    """It stands on any dump, and is no defect of the handover; of that kernel alone it is true."""
 
 
 class Subject(Enum):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kho_inspect.abi import RELEASED, Kernel, kernels_of
 from kho_inspect.decoders.memfd import Memfd
-from kho_inspect.errors import FdtError
+from kho_inspect.errors import FdtError, LostHandoverError
 from kho_inspect.model.claims import Unclaimed
 from kho_inspect.model.contents import Content
 from kho_inspect.model.faults import BAD_POINTERS, Fault, FaultKind
@@ -18,6 +18,7 @@ from kho_inspect.model.handover import Blob, Handover, Pointer, Scratch
 from kho_inspect.model.identity import Message, Path, Step, StepKind
 from kho_inspect.model.kernel_image import KernelImage
 from kho_inspect.model.luo import Luo, LuoFile, LuoSession
+from kho_inspect.model.printed import Printed
 from kho_inspect.ownership.hidden import undecoded
 from kho_inspect.rules.base import Need, Observation, Severity, Subject
 from kho_inspect.rules.claims_view import ClaimsView
@@ -43,7 +44,7 @@ class Case:
     """One handover under examination."""
 
     opened: Handover | None
-    """None when the DTB is a device tree that cannot be read; ``fdt_error`` says why."""
+    """None when there is no root FDT that can be read; ``fdt_error`` or ``lost`` says why."""
     fdt_error: FdtError | None = None
     target: Kernel | None = None
     """The kernel whose decision is emulated."""
@@ -51,6 +52,12 @@ class Case:
     expectations: Sequence[Expectation] | None = None
     fit: Fit | None = None
     """What the dump shows to be given wrongly, where the map does not read as one."""
+    lost: LostHandoverError | None = None
+    """The handover was handed over, and nothing of its root FDT is left."""
+    printed: Sequence[Printed] = ()
+    """What kernels in the dump printed of this very handover."""
+    handed: frozenset[PhysAddr] = frozenset()
+    """Root FDTs of other handovers that kernels in the dump printed to have been given."""
 
     @property
     def handover(self) -> Handover:

@@ -39,6 +39,7 @@ MAX_MAPPED = 256 << 10
 MAX_COMMAND_LINE = 2048
 """Bytes of the command line that stands before the entry, behind boot_params of one page."""
 _PAGES = "boot a kernel with pages of the same size"
+_TARGETS = "see which kernels can hand over to which: kho-inspect targets"
 _NO_LUO = "boot a kernel that is built with CONFIG_LIVEUPDATE"
 _LUO = subnode("LUO")
 _REFUSED = "disabling KHO revival:"
@@ -70,6 +71,8 @@ def fdt_truncated(case: Case) -> Iterator[Observation]:
     """
     if isinstance(case.fdt_error, TruncatedFdtError):
         yield Observation(case.fdt_error.message, None, ROOT)
+    elif case.opened is not None and case.handover.fdt.start is not None:
+        yield Observation(f"the root FDT is cut short: {case.handover.fdt.start.words}", None, ROOT)
 
 
 @rule("KHO103", FATAL, "find out what adds so many sub-nodes", Evidence.FDT)
@@ -268,7 +271,8 @@ def setup_data_wrong(case: Case) -> Iterator[Observation]:
 
     Matters: the next kernel finds the handover by it alone. Copies of the entry may stand in
     RAM: the one in a scratch area, where kexec loads its segments, is in force; without such a
-    one, all are. After several handovers stale entries are normal: a warning.
+    one, all are. After several handovers stale entries are normal: a warning. An entry for a
+    handover of which a kernel in the dump printed that it was given it has served its purpose.
     Causes: the entry was overwritten, or the root FDT moved.
     Enforced by: ``kho_populate()`` (7.1 to 7.3.4): "handover FDT (0x…) is invalid: -9" (seen in
     7.3.4), "failed to memremap FDT" or "failed to memremap scratch" for a size of 0 or over 256
@@ -276,7 +280,8 @@ def setup_data_wrong(case: Case) -> Iterator[Observation]:
     without memory to boot in.
     """
     own, areas = case.handover.pointers, _areas(case)
-    entries = [one for one in (*own, *case.handover.strays) if one.fdt_size is not None]
+    strays = [one for one in case.handover.strays if one.fdt not in case.handed]
+    entries = [one for one in (*own, *strays) if one.fdt_size is not None]
     loaded = [
         one
         for one in entries
@@ -286,7 +291,7 @@ def setup_data_wrong(case: Case) -> Iterator[Observation]:
     older = any(data.kexec_count > 1 for _, data in case.contents(KexecMetadata))
     for one in loaded or own or entries:
         trouble, severity = _trouble(case, one), None
-        if one in case.handover.strays:
+        if one in strays:
             trouble = f"names an FDT at {one.fdt:#x}, should be {case.handover.fdt.paddr:#x}"
             severity = WARNING if older else None
         if trouble is not None:
@@ -341,6 +346,28 @@ def page_size_not_targets(case: Case) -> Iterator[Observation]:
         size = human_size(1 << (image.page_shift or 0))
         words = f"pages are {human_size(geometry.page_size)}, those of {case.target_name} {size}"
         yield case.in_fdt(words)
+
+
+@any_rule("KHO118", FATAL, _TARGETS, Decision.REFUSES, Evidence.LOG)
+def kernel_refused(case: Case) -> Iterator[Observation]:
+    """No kernel in the dump printed that it refuses the handover.
+
+    Matters: that kernel came up without the data, or panicked: it is known, not inferred.
+    Causes: kernels whose ABIs differ, or damage on the way; the line says which.
+    Enforced by: the kernel whose log is quoted. Such lines are printed by ``kho_populate()``,
+    ``kho_memory_init()`` and ``luo_early_startup()`` (6.18 to 7.3).
+    """
+    refusals = [one for one in case.printed if not one.accepted]
+    root = None if case.opened is None else case.handover.fdt
+    for one in refusals[:1]:
+        told = f"of {one.before}, " if one.before else ""
+        abi = root.compatible if root else one.writes
+        place = one.fdt if one.fdt is not None or root is None else root.paddr
+        at = "" if place is None else f" at {place:#x}"
+        verb = "panicked over" if one.panicked else "refused"
+        mine = f" (takes {one.takes})" if one.takes else ""
+        words = f"Linux {one.release}{mine} {verb} the handover{at} ({told}{abi or 'ABI unknown'})"
+        yield Observation(f'{words}: "{one.text}"', place, ROOT)
 
 
 def _areas(case: Case) -> tuple[Extent, ...]:

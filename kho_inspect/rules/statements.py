@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import islice
 
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import Message
@@ -45,7 +46,7 @@ class Capture:
 
     def leaves(self, finding: Finding) -> bool:
         """Whether a finding stands whatever the capture lacks."""
-        of_fdt = finding.evidence in (Evidence.FDT, Evidence.READER)
+        of_fdt = finding.evidence in (Evidence.FDT, Evidence.READER, Evidence.LOG)
         if self.state is CaptureState.COMPLETE or of_fdt:
             return True
         return (
@@ -88,16 +89,25 @@ class Met(Enum):
 
 def capture_of(case: Case) -> Capture:
     """What the dump is worth, whichever rules are run."""
+    if case.lost is not None:
+        return Capture(CaptureState.INCOMPLETE, (case.lost.message, *_accepted(case)))
     if case.opened is None:
         return Capture(CaptureState.INCOMPLETE, ("the root FDT cannot be read",))
+    root = case.handover.fdt
     misfit = _misfit(case)
     if misfit is not None:
-        return misfit
+        first, then = (root.notes, misfit.reasons)[:: 1 if root.start else -1]
+        return replace(misfit, reasons=(*first, *_accepted(case), *then))
     reasons = tuple(dict.fromkeys(fault.message for fault in case.faults(*_NOT_READ)))
-    if reasons:
-        return Capture(CaptureState.INCOMPLETE, reasons[:MAX_REASONS])
-    recovery = case.handover.fdt.recovery
-    return Capture(CaptureState.COMPLETE, (recovery,) if recovery else ())
+    if reasons or root.start:
+        return Capture(CaptureState.INCOMPLETE, (*root.notes, *reasons)[:MAX_REASONS])
+    return Capture(CaptureState.COMPLETE, (*filter(None, [root.recovery]), *root.notes))
+
+
+def _accepted(case: Case) -> list[str]:
+    """What kernels printed when they took the handover."""
+    lines = (one for one in case.printed if one.accepted)
+    return [f'Linux {one.release} took it: "{one.text}"' for one in islice(lines, 1)]
 
 
 def _misfit(case: Case) -> Capture | None:
@@ -105,8 +115,15 @@ def _misfit(case: Case) -> Capture | None:
     handover, tree = case.handover, case.handover.tree
     if case.fit is not None:
         return Capture(CaptureState.MISMATCH, case.fit.evidence, case.fit.option)
-    if tree is None or not (case.root_outside or case.map.is_late):
+    cut = handover.fdt.start is not None
+    late = case.map.is_late or (cut and case.misreads)
+    if tree is None or not (case.root_outside or late):
         return None
+    where = f"the map's root {tree.root:#x} does not lead to a map of this handover"
+    if cut or case.printed:
+        return Capture(
+            CaptureState.RECYCLED, (where, "a kernel that ran since has reused the memory")
+        )
     if case.root_outside:
         held = ", ".join(map(str, handover.source.declared[:3])) or "none"
         return Capture(
@@ -124,7 +141,6 @@ def _misfit(case: Case) -> Capture | None:
     found = handover.fdt.paddr is not None or any(
         blob.fdt is not None or isinstance(blob.content, Luo) for blob in handover.blobs
     )
-    where = f"the map's root {tree.root:#x} does not lead to a map of this handover"
     if found:
         what = "the root FDT" if handover.fdt.paddr is not None else "a blob"
         return Capture(
@@ -136,11 +152,18 @@ def _misfit(case: Case) -> Capture | None:
 
 def conclude(case: Case, capture: Capture, findings: Sequence[Finding]) -> Conclusion:
     """What the next kernel does: the gravest of what the findings that stand make it do."""
+    refused = next((one for one in case.printed if not one.accepted), None)
+    codes = dict.fromkeys(one.code for one in findings if one.evidence is Evidence.LOG)
+    if refused is not None and case.target is None and codes:
+        state = Decision.PANICS if refused.panicked else Decision.REFUSES
+        return Conclusion(state, f"Linux {refused.release}", tuple(codes))
     target = case.target_name or "a kernel of the same ABI"
     fatal = [
         finding
         for finding in findings
-        if finding.severity is Severity.FATAL and capture.leaves(finding)
+        if finding.severity is Severity.FATAL
+        and finding.evidence is not Evidence.LOG
+        and capture.leaves(finding)
     ]
     # In the order in which it happens; what nobody can tell comes last.
     for state in (Decision.REFUSES, Decision.PANICS, Decision.UNKNOWN):
@@ -162,7 +185,7 @@ def integrity_of(case: Case, capture: Capture, findings: Sequence[Finding], ran:
             finding.severity
             for finding in findings
             if finding.about is About.HANDOVER
-            and finding.evidence is not Evidence.READER
+            and finding.evidence not in (Evidence.READER, Evidence.LOG)
             and capture.leaves(finding)
         ),
         default=Severity.INFO,

@@ -29,7 +29,7 @@ def bad(tmp_path: Path) -> Path:
     (tmp_path / "other.dtb").write_bytes(
         dtb.replace(b"kho-v2", b"qemu-x").replace(b"preserved-memory-map", b"x" * 20)
     )
-    (tmp_path / "stranger.dtb").write_bytes(dtb[:100] + b"\xff" * 20)
+    (tmp_path / "stranger.dtb").write_bytes(dtb[:56] + b"\xff" * 20)
     (tmp_path / "locked").write_bytes(dtb)
     (tmp_path / "locked").chmod(0)
     return tmp_path

@@ -210,7 +210,7 @@ def test_show_says_of_a_damaged_dtb_what_check_says(damage: str, tmp_path: Path)
         {
             "magic": b"\0" + whole[1:],
             "structure": whole[:56] + b"\xff" * 4 + whole[60:],
-            "cut": whole[:100] + b"\xff" * 20,
+            "cut": whole[:56] + b"\xff" * 20,
         }[damage]
     )
     checked, shown = in_process("check", DUMP, dtb), in_process("show", DUMP, dtb)

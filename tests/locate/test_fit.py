@@ -460,7 +460,7 @@ def test_the_fdt_that_the_next_kernel_prepares_is_no_fit(tmp_path: Path, name: s
     unpack(packed, tmp_path / "dump")
     memory = open_memory(str(tmp_path / "dump"))
     located = locate(memory)
-    assert located.fdts[0].valid_tree
+    assert any(found.valid_tree for found in located.fdts)
     for capture in NAMES:
         root = read_root_fdt(str(HOME / capture / "kho.dtb"), memory)
         best, _ = find_page_size(memory, root.abi, root.root, root.memory_map or 1)

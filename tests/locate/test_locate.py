@@ -145,7 +145,11 @@ def test_locate_writes_the_dtb_and_nothing_over_it(tmp_path: Path) -> None:
 def test_locate_json() -> None:
     document = json.loads(kho_inspect("locate", DUMP, "--json").stdout)
     assert [sorted(one) for one in document["candidates"]] == [
-        ["compatible", "paddr", "size", "valid_tree", "why"]
+        [
+            *("compatible", "kernel", "paddr", "pointers", "role", "size", "stored"),
+            "valid_tree",
+            "why",
+        ]
     ]
     assert document["candidates"][0]["paddr"] == "0x4a4000"
     assert document["scratch"][0] == {"start": "0x6400000", "end": "0x7400000"}

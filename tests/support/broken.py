@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import struct
 
-from tests.support.broken_base import BEYOND, HOLE, Broken, Seen, Table
+from tests.support.broken_base import BEYOND, FREE, HOLE, Broken, Seen, Table
 from tests.support.broken_contents import CONTENTS
 from tests.support.broken_files import FILES
 from tests.support.broken_subnodes import SUBNODES
 from tests.support.builder import Image, Tree, fdt_blob, fdt_container
+from tests.support.kernel_builder import Kernel
 from tests.support.luo_builder import u64
 from tests.support.reference import LEAF, MIB, PAGE, Reference, steps
 
@@ -36,7 +37,7 @@ def fdt_truncated(it: Reference) -> Seen:
         it.image.write(it.fdt, bytes(PAGE))
 
     it.last.append(cut)
-    return Seen(None, "root FDT", "the FDT is truncated")
+    return Seen(None, "root FDT", "the root FDT is cut short: ")
 
 
 @broken("KHO103", "fatal", "fdt-page")
@@ -144,6 +145,15 @@ def setup_data_wrong(it: Reference) -> Seen:
 def boot_dtb_empty(it: Reference) -> Seen:
     it.boot = fdt_blob(Tree(b"", [], [Tree(b"chosen", [(b"bootargs", b"quiet\0")])]))
     return Seen(None, "", "boot.dtb: /chosen has no linux,kho-fdt of one address and size")
+
+
+@broken("KHO118", "fatal")
+def kernel_refused(it: Reference) -> Seen:
+    kernel = Kernel(it.image, image_phys=FREE, release="7.1.13", static=True)
+    line = f"KHO: setup: handover FDT ({it.fdt:#x}) is incompatible with 'kho-v3': 1"
+    kernel.boot(line, "KHO: disabling KHO revival")
+    words = f'Linux 7.1.13 (takes kho-v3) refused the handover at {it.fdt:#x} (kho-v4): "{line}"'
+    return Seen(it.fdt, "root FDT", words)
 
 
 # -- KHO2xx: the radix tree
