@@ -8,7 +8,7 @@ import click
 
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
-from kho_inspect.cli.options import Input, carved, reads_handover
+from kho_inspect.cli.options import Input, carved, reads_handover, takes_mode
 from kho_inspect.cli.output import binary_stdout, report_gaps, require_bounded
 from kho_inspect.cli.params import Address
 from kho_inspect.cli.progress import progress_bar
@@ -27,6 +27,7 @@ from kho_inspect.errors import KhoError
     help="Directory to write to; made when missing. -: one item, to stdout.",
 )
 @click.option("--force", is_flag=True, help="Overwrite files that exist; write to a terminal.")
+@takes_mode
 @click.option(
     "--carved", "carving", is_flag=True, help="What the dump's contents yield; DTB is not read."
 )
@@ -41,6 +42,7 @@ def command(
     selectors: tuple[str, ...],
     output: Path,
     force: bool,
+    mode: int,
     carving: bool,
     sessions: int | None,
 ) -> int:
@@ -57,7 +59,7 @@ def command(
     its trust, provenance and doubts in the manifest.
     """
     if carving or sessions is not None:
-        return _extract_carved(given, selectors, output, force, sessions)
+        return _extract_carved(given, selectors, output, force, mode, sessions)
     from kho_inspect.inspection import inspect_opened
     from kho_inspect.recover.content import Account, Reader, write_stream
     from kho_inspect.recover.evidence import evidence_of
@@ -87,6 +89,8 @@ def command(
             evidence=evidence,
             names=handover.names,
             force=force,
+            mode=mode,
+            inputs=given.inputs(),
             progress=advance,
         )
         entries = extractor.run(items)
@@ -103,7 +107,12 @@ def command(
 
 
 def _extract_carved(
-    given: Input, selectors: tuple[str, ...], output: Path, force: bool, sessions: int | None
+    given: Input,
+    selectors: tuple[str, ...],
+    output: Path,
+    force: bool,
+    mode: int,
+    sessions: int | None,
 ) -> int:
     """The same for what was found by its contents, all of it under ``carved``."""
     from kho_inspect.recover.extract import Extractor, incomplete
@@ -116,7 +125,15 @@ def _extract_carved(
     items = select_carved(found, selectors)
     total = sum(piece.size for item in items for piece in item.pieces)
     with progress_bar("extract", total) as advance:
-        entries = Extractor(memory, output, force=force, progress=advance).run(items)
+        extractor = Extractor(
+            memory,
+            output,
+            force=force,
+            mode=mode,
+            inputs=given.inputs(),
+            progress=advance,
+        )
+        entries = extractor.run(items)
     if given.json:
         from kho_inspect.render.carved_json import carved_entries_document
 

@@ -14,7 +14,7 @@ import click
 
 from kho_inspect.abi import ABIS, Kernel
 from kho_inspect.cli.live import LIVE_FDT, LIVE_MEMORY, take_live
-from kho_inspect.cli.params import Address, Area, DumpFormat, RamMap, Root, Target
+from kho_inspect.cli.params import Address, Area, DumpFormat, Mode, RamMap, Root, Target
 from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.errors import KhoError, SelectorError
@@ -84,6 +84,11 @@ class Input:
         path = Path(self.dump)
         packed = not self.options.live and path.suffix in (".gz", ".xz", ".zst", ".zstd")
         return progress_bar("unpack", path.stat().st_size if packed and path.exists() else 0)
+
+    def inputs(self) -> tuple[str, ...]:
+        """Paths of the files that are read."""
+        named = (self.dump, self.dtb, self.options.boot_dtb)
+        return tuple(path for path in named if path)
 
     def console(self) -> Console:
         """The console on stdout."""
@@ -268,6 +273,15 @@ def judged(function: Callable[..., int]) -> Callable[..., int]:
 
     decorated: Callable[..., int] = _TARGET(takes_scratch(wrapper))
     return decorated
+
+
+takes_mode = click.option(
+    "--mode",
+    type=Mode(),
+    metavar="OCTAL",
+    default=0o600,
+    help="Permissions of what is written; of directories with x.  [default: 600]",
+)
 
 
 def reads_dump(function: Callable[..., int]) -> Callable[..., int]:

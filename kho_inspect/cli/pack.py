@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from kho_inspect.cli.exit_codes import handover_status
-from kho_inspect.cli.options import Input, reads_handover
+from kho_inspect.cli.options import Input, reads_handover, takes_mode
+from kho_inspect.cli.output import binary_stdout
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.render.safe import safe
 from kho_inspect.units import human_size
@@ -21,7 +22,7 @@ from kho_inspect.units import human_size
     metavar="FILE.elf",
     type=click.Path(path_type=Path),
     required=True,
-    help="ELF core to write.",
+    help="ELF core to write. -: to stdout.",
 )
 @click.option("--content", is_flag=True, help="Add all preserved pages: files and regions.")
 @click.option(
@@ -31,15 +32,23 @@ from kho_inspect.units import human_size
     show_default=True,
     help="Add the scratch table, what points to root FDTs, and the kernels' logs.",
 )
-@click.option("--force", is_flag=True, help="Overwrite FILE.elf if it exists.")
-def command(given: Input, output: Path, content: bool, pointers: bool, force: bool) -> int:
+@click.option("--force", is_flag=True, help="Overwrite FILE.elf if it exists; write to a terminal.")
+@takes_mode
+def command(
+    given: Input, output: Path, content: bool, pointers: bool, force: bool, mode: int
+) -> int:
     """Pack the handover into a small ELF core, to attach to a bug report."""
     from kho_inspect.inspection import inspect_opened, inspect_others, open_root
     from kho_inspect.memory.recording import Recorder
-    from kho_inspect.recover.atomic import require_absent
-    from kho_inspect.recover.pack import plan, write_packed
+    from kho_inspect.recover.atomic import require_absent, require_replaceable
+    from kho_inspect.recover.pack import plan, stream_packed, write_packed
 
-    require_absent(output, force)
+    out = binary_stdout(force) if str(output) == "-" else None
+    if out and given.json:
+        raise click.UsageError("-o - leaves no room for --json")
+    if not out:
+        require_absent(output, force)
+        require_replaceable(output, given.inputs())
     memory = given.open_memory()
     recorder = Recorder(memory)
     opened = open_root(recorder, given.dtb, given.options, survey=pointers)
@@ -48,7 +57,10 @@ def command(given: Input, output: Path, content: bool, pointers: bool, force: bo
     read = recorder.pages(handover.geometry.shift) if pointers else None
     packed = plan(memory, handover, content=content, pointers=pointers, others=others, read=read)
     with progress_bar("pack", packed.size) as advance:
-        size = write_packed(memory, packed, output, advance)
+        if out:
+            stream_packed(memory, packed, out, advance)
+            return handover_status(handover)
+        size = write_packed(memory, packed, output, advance, mode)
     if given.json:
         from kho_inspect.render.json import SCHEMA_VERSION
 

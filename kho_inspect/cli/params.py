@@ -40,6 +40,23 @@ class Root(Address):
         return value if known else super().convert(value, param, ctx)
 
 
+class Mode(ParamType):
+    """Permissions, in octal."""
+
+    name = "mode"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            mode = int(value, 8)
+        except ValueError:
+            mode = -1
+        if not 0o400 <= mode <= 0o777:
+            self.fail(f"{value!r} is no octal mode between 400 and 777", param, ctx)
+        return mode
+
+
 class RamMap(ParamType):
     """``PADDR:OFFSET:SIZE``."""
 

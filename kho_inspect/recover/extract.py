@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ from kho_inspect.errors import KhoError
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.contents import Item
 from kho_inspect.model.fd_names import FdNames
-from kho_inspect.recover.atomic import atomic_file, require_absent
+from kho_inspect.recover.atomic import (
+    FILE_MODE,
+    atomic_file_in,
+    directory_mode,
+    open_directory_in,
+    require_absent,
+    require_replaceable,
+)
 from kho_inspect.recover.content import MAX_HASHED_HOLES, Account, Reader, is_lacking
 from kho_inspect.recover.evidence import Evidence
 from kho_inspect.recover.selectors import file_name
@@ -27,6 +35,8 @@ from kho_inspect.render.carved import carved_members
 from kho_inspect.render.names import given_text, item_name
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST = 256 << 20
+"""Bytes read of the manifest of an earlier run."""
 
 
 class Extractor:
@@ -40,10 +50,13 @@ class Extractor:
         evidence: Evidence | None = None,
         names: FdNames | None = None,
         force: bool = False,
+        mode: int = FILE_MODE,
+        inputs: Sequence[str] = (),
         progress: Callable[[int], None] = lambda size: None,
     ) -> None:
         """``progress`` gets the size of each piece written, in bytes.
 
+        ``mode`` is that of the files; ``inputs`` are never replaced, ``force`` or not.
         Without ``evidence`` nothing is marked as not preserved or doubtful.
         """
         self.memory = memory
@@ -51,6 +64,8 @@ class Extractor:
         self.evidence = evidence
         self.names = names or FdNames()
         self.force = force
+        self.mode = mode
+        self.inputs = inputs
         self.progress = progress
         self.reader = Reader(memory)
         self.hole_budget = MAX_HASHED_HOLES
@@ -60,19 +75,59 @@ class Extractor:
 
         Raises KhoError, before anything is written, when a file is in the way.
         """
-        names = [file_name(item) for item in items]
-        for name in [*names, Path(MANIFEST)]:
+        kept = self._earlier()
+        names = _distinct(items, kept)
+        for name in names:
             require_absent(self.directory / name, self.force, "--force, or another directory")
-        entries = [self._extract(item, name) for item, name in zip(items, names, strict=True)]
+        for name in [*names, Path(MANIFEST)]:
+            require_replaceable(self.directory / name, self.inputs)
+        entries: list[dict[str, Any]] = []
+        try:
+            for item, name in zip(items, names, strict=True):
+                entries.append(self._extract(item, name))
+        except BaseException:
+            # What stands there already is recorded, if a disk that is full lets it.
+            with suppress(KhoError):
+                self._write_manifest(kept, entries)
+            raise
+        self._write_manifest(kept, entries)
+        return entries
+
+    def _earlier(self) -> list[dict[str, Any]]:
+        """The entries of an earlier run into this directory. Raises KhoError for another dump's."""
+        path = self.directory / MANIFEST
+        try:
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+                document = json.loads(file.read(MAX_MANIFEST))
+            source = document["source"]
+            entries = [one for one in document["items"] if isinstance(one["selector"], str)]
+            sound = document["schema_version"] == 1 and all(
+                isinstance(one["file"], str) for one in entries
+            )
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            sound = False
+        if not sound:
+            require_absent(path, self.force, "--force, or another directory")
+            return []
+        if source != self.memory.path:
+            raise KhoError(f"{path} is of another dump: {source}", hint="another directory")
+        # What was removed since has no entry any more.
+        return [one for one in entries if os.path.lexists(self.directory / one["file"])]
+
+    def _write_manifest(self, kept: list[dict[str, Any]], entries: list[dict[str, Any]]) -> None:
+        if not (kept or entries):
+            return
+        written = {entry["file"] for entry in entries}
         document = {
             "schema_version": 1,
             "source": self.memory.path,
             "capture": self.evidence and self.evidence.document(),
-            "items": entries,
+            "items": [*(one for one in kept if one["file"] not in written), *entries],
         }
         with self._create(Path(MANIFEST)) as file:
             file.write(json.dumps(document, indent=2).encode() + b"\n")
-        return entries
 
     def _extract(self, item: Item, name: Path) -> dict[str, Any]:
         account = Account()
@@ -110,19 +165,37 @@ class Extractor:
     @contextmanager
     def _create(self, name: Path) -> Iterator[BufferedRandom]:
         path = self.directory / name
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            for parent in [self.directory / part for part in list(name.parents)[-2::-1]]:
-                if parent.is_symlink():
-                    raise KhoError(
-                        f"{parent} is a symbolic link", hint="extract to a new directory"
-                    )
-                parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise KhoError(f"cannot write {path}: {error.strerror}") from error
-        # No other file stands there but the manifest: what comes from a dump is one level down.
-        with atomic_file(path, beside=self.directory) as file:
-            yield file
+        with ExitStack() as opened:
+            try:
+                self.directory.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileExistsError):
+                    self.directory.mkdir(directory_mode(self.mode))
+                top = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                raise KhoError(f"cannot write {path}: {error.strerror}") from error
+            opened.callback(os.close, top)
+            folder = top
+            for parent in list(name.parents)[-2::-1]:
+                shown = self.directory / parent
+                folder = open_directory_in(folder, parent.name, shown, self.mode)
+                opened.callback(os.close, folder)
+            # No other file stands there but the manifest: what comes from a dump is one level down.
+            with atomic_file_in(top, folder, path, self.mode) as file:
+                yield file
+
+
+def _distinct(items: Sequence[Item], kept: Sequence[dict[str, Any]]) -> list[Path]:
+    """File names, of which no two differ in case alone, nor from those of other items kept."""
+    owners = {entry["file"].casefold(): entry["selector"] for entry in kept}
+    names = []
+    for item in items:
+        selector, plain = item_name(item.name, item.number), file_name(item)
+        name, number = plain, 1
+        while owners.setdefault(str(name).casefold(), selector) != selector:
+            number += 1
+            name = plain.with_name(f"{plain.name}%-{number}")
+        names.append(name)
+    return names
 
 
 def _set_size(file: Any, item: Item) -> int:

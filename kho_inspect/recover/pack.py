@@ -24,7 +24,7 @@ from kho_inspect.memory.elf_core import MAX_SEGMENTS, notes_of
 from kho_inspect.memory.mapped import MappedMemory
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.identity import CONTENT
-from kho_inspect.recover.atomic import atomic_file
+from kho_inspect.recover.atomic import FILE_MODE, atomic_file
 from kho_inspect.units import Extent
 
 NOTE_NAME = b"KHO-INSPECT\0"
@@ -153,16 +153,18 @@ def write_packed(
     packed: Plan,
     path: Path,
     progress: Callable[[int], None] = lambda size: None,
+    mode: int = FILE_MODE,
 ) -> int:
     """Write the ELF core; returns its size in bytes. Raises KhoError."""
-    with atomic_file(path) as file:
-        _write(memory, packed, file, progress)
+    with atomic_file(path, mode) as file:
+        stream_packed(memory, packed, file, progress)
         return file.tell()
 
 
-def _write(
+def stream_packed(
     memory: PhysicalMemory, packed: Plan, file: BinaryIO, progress: Callable[[int], None]
 ) -> None:
+    """The same to a stream that need not seek."""
     note = _build(
         elf.elf64_nhdr, n_namesz=len(NOTE_NAME), n_descsz=len(packed.note), n_type=NOTE_TYPE
     )
@@ -187,8 +189,9 @@ def _write(
         offset += filesz
     file.write(note)
     if extended:
-        file.write(b"\0" * (shoff - file.tell()) + _build(elf.elf64_shdr, sh_info=phnum))
-    file.write(b"\0" * (_aligned(file.tell(), _ALIGN) - file.tell()))
+        padding = shoff - note_offset - len(note)
+        file.write(b"\0" * padding + _build(elf.elf64_shdr, sh_info=phnum))
+    file.write(b"\0" * (_aligned(end, _ALIGN) - end))
     for extent, filesz in segments:
         for at in range(0, filesz, CHUNK):
             size = min(CHUNK, filesz - at)

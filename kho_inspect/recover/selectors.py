@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ CARVED = "carved/"
 """What the name of everything carved begins with."""
 MAX_NAME = 200
 """Bytes of one component of a file name; the rest of a longer one is hashed."""
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+"""Names of devices to Windows, in every directory."""
 MAX_DIGITS = 9
 """Of the number of an item: there are no more files than that."""
 
@@ -238,8 +241,8 @@ def _vmalloc_item(handover: Handover, memory: PhysicalMemory, selector: str) -> 
 def file_name(item: Item) -> Path:
     """A relative path for an item: no component can leave the directory or be mistaken.
 
-    Anything but letters, digits and ``_.-~`` of each part of its name becomes ``%XX``; the manifest
-    has the selector.
+    Anything but letters, digits and ``_.-~`` of each part of its name becomes ``%XX``, and what
+    shells, ``ls`` or other systems take for something else; the manifest has the selector.
     """
     parts = item_name(item.name, item.number).split("/")
     names = [_safe_component(unquote(part, errors="surrogatepass")) for part in parts]
@@ -254,6 +257,10 @@ def _safe_component(name: str) -> str:
     if not safe.strip("."):
         # "", "." and ".." name no file, or the wrong one.
         safe = safe.replace(".", "%2E") or "%"
+    if safe[0] in "-~." or _RESERVED.match(safe):
+        safe = f"%{ord(safe[0]):02X}{safe[1:]}"
+    if safe.endswith("."):
+        safe = f"{safe[:-1]}%2E"
     if len(safe) > MAX_NAME:
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         safe = f"{safe[: MAX_NAME - 20]}%~{digest}"

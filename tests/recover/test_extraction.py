@@ -86,7 +86,7 @@ def test_everything_and_the_manifest(tmp_path: Path) -> None:
     for selector, content in expected.items():
         assert case.content(found[selector]) == content
     item = found["LUO/vm%2Fa/0x7"]
-    keys = ["selector", "file", "size", "file_size", "sha256", "sources", "gaps"]
+    keys = ["selector", "given_name", "file", "size", "file_size", "sha256", "sources", "gaps"]
     assert list(item) == [*keys, "carved", "doubts"]
     assert not any(one["doubts"] for one in found.values())
     assert [(one["offset"], one["size"]) for one in item["sources"]] == [
