@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # ``-m`` puts the working directory first: a module beside a dump must not be run.
+    del sys.path[0]
+
 import gc
 import os
-import sys
 
 from kho_inspect.cli import process
 

@@ -84,3 +84,7 @@ class NotStoredMemoryError(MissingMemoryError):
 
 class ExcludedMemoryError(NotStoredMemoryError):
     """The range exists on the machine; the writer of the dump left it out on purpose."""
+
+
+class ExpectationError(KhoError):
+    """An expectation file that cannot be understood, or expects nothing."""

@@ -21,6 +21,8 @@ UNREADABLE = 3
 CANNOT_JUDGE = 4
 INTERNAL = 70
 """An error of the program itself, as EX_SOFTWARE of sysexits.h."""
+EXHAUSTED = 71
+"""Too little memory, or too few file descriptors, as EX_OSERR of sysexits.h."""
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.exit_codes import handover_status, misfit_of
 from kho_inspect.cli.options import Input, reads_handover, write_text
+from kho_inspect.errors import UnreadableInputError
+from kho_inspect.units import plural
+
+if TYPE_CHECKING:
+    from kho_inspect.model.handover import Handover
 
 
 @click.command("expect")
 @reads_handover
-def command(given: Input) -> int:
+@click.option("--force", is_flag=True, help="Write down a damaged image too.")
+def command(given: Input, force: bool) -> int:
     """Write a starting file for check --expect from a good image."""
     handover = given.inspect()
+    if not force and misfit_of(handover):
+        return handover_status(handover)
+    if not force and (trouble := _trouble(handover)):
+        raise UnreadableInputError(
+            f"{handover.source.path} is not a good image: {trouble}",
+            hint="check says what is wrong; --force writes the file all the same",
+        )
     from kho_inspect.render.expectations import expectation_file
 
     if given.json:
@@ -25,3 +40,10 @@ def command(given: Input) -> int:
         return handover_status(handover)
     write_text(expectation_file(handover))
     return handover_status(handover)
+
+
+def _trouble(handover: Handover) -> str | None:
+    """Why a file of expectations would hold later images to damage."""
+    if handover.faults:
+        return plural(len(handover.faults), "fault")
+    return None if handover.preserved.bytes else "nothing is preserved"

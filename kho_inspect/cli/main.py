@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -15,8 +16,8 @@ from typing import TextIO
 import click
 
 from kho_inspect import __version__
-from kho_inspect.cli import exit_codes
-from kho_inspect.errors import KhoError, SelectorError
+from kho_inspect.cli import exit_codes, process
+from kho_inspect.errors import ExpectationError, KhoError, SelectorError
 from kho_inspect.render.safe import safe
 
 COMMANDS = (
@@ -59,6 +60,8 @@ class LazyGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {option for param in self.get_params(ctx) for option in param.opts}
+        if args and args[0] == "help" and not Path("help").exists():
+            args = [*args[1:2], "--help"]
         if args and args[0] not in own and args[0] not in COMMANDS:
             near = get_close_matches(args[0], COMMANDS, n=1, cutoff=0.75)
             if near and not Path(args[0]).exists():
@@ -71,7 +74,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 clean, 1 findings, 2 usage, 3 input unreadable or not a "
-    "handover, 4 cannot judge, 70 an error of the program.",
+    "handover, 4 cannot judge, 70 an error of the program, 71 out of memory or descriptors.",
     subcommand_metavar="[COMMAND] DUMP DTB [OPTIONS]",
 )
 @click.version_option(__version__, "-V", "--version", message="kho-inspect %(version)s")
@@ -101,14 +104,22 @@ def run(args: Sequence[str] | None = None) -> int:
         return exit_codes.USAGE
     except KhoError as error:
         _complain(error.message, error.hint)
-        return exit_codes.USAGE if isinstance(error, SelectorError) else exit_codes.UNREADABLE
+        usage = isinstance(error, SelectorError | ExpectationError)
+        return exit_codes.USAGE if usage else exit_codes.UNREADABLE
     except BrokenPipeError:
         _abandon(sys.stdout)
         return exit_codes.BROKEN_PIPE
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            _complain(f"cannot go on: {error.strerror}", "raise ulimit -v and ulimit -n")
+            return exit_codes.EXHAUSTED
         _abandon(sys.stdout)
         _complain(f"cannot write the output: {error.strerror}")
         return exit_codes.UNREADABLE
+    except (MemoryError, ImportError) as error:
+        reason = (str(error).strip() or "out of memory").splitlines()[-1]
+        _complain(f"out of memory, or badly installed: {reason}", "raise ulimit -v and ulimit -n")
+        return exit_codes.EXHAUSTED
     except Exception as error:  # noqa: BLE001  a defect of ours: the status of findings would mislead
         where = traceback.extract_tb(error.__traceback__)[-1]
         _complain(
@@ -129,6 +140,7 @@ def _dispatch(args: list[str]) -> object:
         return exit_codes.USAGE
     try:
         with cli.make_context(PROGRAM, args) as context:
+            process.need_memory()
             return cli.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code

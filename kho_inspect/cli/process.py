@@ -11,6 +11,9 @@ import sys
 from types import FrameType
 from typing import Any
 
+LEAST_MEMORY = 96 << 20
+"""Address space that numpy's libraries take; with less, OpenBLAS ends the process with 1."""
+
 _handlers: list[Any] = []
 """Keeps alive what C code calls."""
 
@@ -28,14 +31,27 @@ def prepare() -> None:
     # With one of the first three closed (``>&-``), the next file opened would get its number:
     # a message for stderr would be written into a dump's copy.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        if number == 1:  # what is written there fails, as it should: it reaches no reader
+            os.close(number)
+            os.open(os.devnull, os.O_RDONLY)
     os.close(number)
-    for name in ("stdout", "stderr"):
+    for fd, name in (1, "stdout"), (2, "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123  # for good
+            setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115  # for good
+    # Each thread of numpy's OpenBLAS reserves memory at import, and aborts where there is none.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for one in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(one) is not signal.SIG_IGN:  # by nohup, or a shell's ``&``
             signal.signal(one, _stop)
+
+
+def need_memory() -> None:
+    """Raises OSError (ENOMEM) where a limit leaves too little for the imports."""
+    import mmap
+    import resource
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        mmap.mmap(-1, LEAST_MEMORY).close()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -92,7 +92,7 @@ def unpack(
     try:
         out = tempfile.TemporaryFile(buffering=PIECE, dir=folder)  # noqa: SIM115  # kept open
         try:
-            for piece in _pieces(file, packing, progress):
+            for piece in _joined(_pieces(file, packing, progress)):
                 _write_sparse(out, piece, size)
                 size += len(piece)
         except EOFError as error:
@@ -143,6 +143,24 @@ def _pieces(file: MappedFile, packing: Packing, progress: Callable[[int], None])
         progress(len(whole))
     if decoder:
         raise EOFError("is cut short")
+
+
+def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Pieces of PIECE bytes or more: a stream of one-byte members is not written byte by byte.
+
+    Passes EOFError on, after what came before it.
+    """
+    held = bytearray()
+    try:
+        for piece in pieces:
+            held += piece
+            if len(held) >= PIECE:
+                yield bytes(held)
+                held.clear()
+    except EOFError:
+        yield bytes(held)
+        raise
+    yield bytes(held)
 
 
 def _write_sparse(out: IO[bytes], piece: bytes, offset: int) -> None:

@@ -34,11 +34,12 @@ def expectation_file(handover: Handover) -> Iterator[str]:
         yield f"required = [{_names(session['name'] for session in sessions)}]\n"
     size = handover.preserved.bytes
     yield "\n[preserved]\n"
-    yield f"min_bytes = 1  # {human_size(size)} now\n"
-    yield f"max_bytes = {HEADROOM * size}\n"
+    yield f"min_bytes = 1  # at least; {human_size(size)} now\n"
+    yield f"max_bytes = {HEADROOM * size}  # at most; {human_size(size)} now\n"
     yield "\n[owners]\n"
     for owner, size in handover.ownership.top_shares().items():
-        yield f"{_quoted(owner_name(owner))} = {HEADROOM * size}  # {human_size(size)} now\n"
+        now = f"{human_size(size)} now"
+        yield f"{_quoted(owner_name(owner))} = {HEADROOM * size}  # at most; {now}\n"
     for table, entries in sorted(tables.items()):
         for entry in entries:
             yield f"\n[[{table}]]\n"

@@ -38,9 +38,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kho_inspect.errors import KhoError
+from kho_inspect.errors import ExpectationError
 from kho_inspect.model.selector import parse_owner
 from kho_inspect.units import parse_size
+
+MAX_PARTS = 16
+"""Parts of a dotted key: tomllib takes time that grows with their square."""
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +57,16 @@ class Expectation:
     line: int
 
 
-class ExpectationError(KhoError):
-    """An expectation file that cannot be understood."""
-
-
 def parse_expectations(text: str, file: str) -> list[Expectation]:
     """Every assertion of a file, in the order of its lines.
 
     Raises ExpectationError with file and line.
     """
     found: list[Expectation] = []
-    lines, where = _lines_of_keys(text), file
+    where = file
     try:
+        _refuse_long_keys(text)
+        lines = _lines_of_keys(text)
         for key, number, value in _assertions(tomllib.loads(text)):
             line = lines.get((key, number), 0)
             where = f"{file}:{line}"
@@ -75,7 +77,20 @@ def parse_expectations(text: str, file: str) -> list[Expectation]:
         raise ExpectationError(message, hint=f"there are {known}", source=file) from error
     except ValueError as error:
         raise ExpectationError(f"{where}: {error}", source=file) from error
+    except RecursionError as error:
+        raise ExpectationError(f"{where}: nested too deeply", source=file) from error
+    if not any(one.value or one.value == 0 for one in found):
+        hint = "expect writes such a file from a good image; did that fail?"
+        raise ExpectationError(f"{file} expects nothing", hint=hint, source=file)
     return sorted(found, key=lambda expectation: expectation.line)
+
+
+def _refuse_long_keys(text: str) -> None:
+    """Raises ValueError."""
+    for number, line in enumerate(_STRING.sub("", text).splitlines(), 1):
+        keys = re.split(r"[=,{}\[\]]", line.partition("#")[0])
+        if any(key.count(".") >= MAX_PARTS for key in keys):
+            raise ValueError(f"line {number}: a key of more than {MAX_PARTS} parts")
 
 
 def _assertions(document: dict[str, Any]) -> Iterator[tuple[str, int, Any]]:
@@ -112,9 +127,11 @@ def _names(key: str, value: Any) -> list[str]:
 
 def _number(key: str, value: Any) -> int:
     if isinstance(value, str):
-        return parse_size(value)
+        value = parse_size(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{key} should be a number or a size")
+    if value >> 64:
+        raise ValueError(f"{key} should be less than 2^64")
     return int(value)
 
 
@@ -165,10 +182,11 @@ def _lines_of_keys(text: str) -> dict[tuple[str, int], int]:
     counts: Counter[str] = Counter()
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
-            name = header[1].strip("'\"")
+        line = line.lstrip()
+        if header := re.match(r"\[\[?([^\]]+)\]", line):
+            name = header[1].strip().strip("'\"")
             table = f"{name}."
-        elif key := re.match(r"\s*(\"[^\"]*\"|'[^']*'|[\w.-]+)\s*=", line):
+        elif key := re.match(r"(\"[^\"]*\"|'[^']*'|[\w.-]+)\s*=", line):
             name = table + key[1].strip("'\"")
         else:
             continue

@@ -7,7 +7,7 @@ import lzma
 import random
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -303,3 +303,19 @@ def test_the_temporary_file_has_no_name(
     memory = open_memory(str(pack(dump, "gzip")))
     assert list(folder.iterdir()) == []
     assert memory.read(0x101000, PAGE) == image.read(0x101000, PAGE)
+
+
+def test_members_of_one_byte_are_not_written_one_by_one() -> None:
+    pieces = list(compressed._joined(iter([b"a"] * 50_000)))
+    assert pieces == [b"a" * 50_000]
+
+
+def test_what_came_before_damage_is_kept() -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"abc"
+        raise EOFError("is damaged")
+
+    joined = compressed._joined(broken())
+    assert next(joined) == b"abc"
+    with pytest.raises(EOFError, match="is damaged"):
+        next(joined)
