@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kho_inspect.cli.exit_codes import handover_status, misfit_of
+from kho_inspect.cli import exit_codes
+from kho_inspect.cli.exit_codes import handover_status
 from kho_inspect.cli.options import Input, reads_handover, write_text
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.units import plural
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 def command(given: Input, force: bool) -> int:
     """Write a starting file for check --expect from a good image."""
     handover = given.inspect()
-    if not force and misfit_of(handover):
-        return handover_status(handover)
+    status = handover_status(handover)
+    if status == exit_codes.CANNOT_JUDGE and not force:
+        return status
     if not force and (trouble := _trouble(handover)):
         raise UnreadableInputError(
             f"{handover.source.path} is not a good image: {trouble}",
@@ -37,9 +39,9 @@ def command(given: Input, force: bool) -> int:
 
         document = tomllib.loads("".join(expectation_file(handover)))
         given.write_json({"schema_version": SCHEMA_VERSION, "expectations": document})
-        return handover_status(handover)
+        return status
     write_text(expectation_file(handover))
-    return handover_status(handover)
+    return status
 
 
 def _trouble(handover: Handover) -> str | None:
