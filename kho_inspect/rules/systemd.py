@@ -28,7 +28,7 @@ def token_missing(case: Case) -> Iterator[Observation]:
 
     Matters: the unit does not get this file descriptor back.
     Causes: a file that could not be preserved; a list of files cut short.
-    Enforced by: no kernel checks this: tokens are userspace's. The mapping is of systemd 261.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): tokens are userspace's, here systemd's (261).
     """
     yield from _observed(case, FdDefect.TOKEN_MISSING)
 
@@ -39,7 +39,7 @@ def token_unnamed(case: Case) -> Iterator[Observation]:
 
     Matters: no unit gets this file, and its memory is freed once the session is finished.
     Causes: a mapping older than the session; a token overwritten.
-    Enforced by: no kernel checks this: tokens are userspace's. The mapping is of systemd 261.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): tokens are userspace's, here systemd's (261).
     """
     yield from _observed(case, FdDefect.TOKEN_UNNAMED)
 
@@ -50,7 +50,7 @@ def mapping_unreadable(case: Case) -> Iterator[Observation]:
 
     Matters: which unit owns which file is not known, to systemd too.
     Causes: content overwritten, or not in the dump; another version of systemd.
-    Enforced by: no kernel checks this: it is a file like others. The mapping is of systemd 261.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): it is a file like others, of systemd (261).
     """
     yield from _observed(case, FdDefect.MAPPING)
 
@@ -61,6 +61,6 @@ def session_missing(case: Case) -> Iterator[Observation]:
 
     Matters: the unit does not get its session back, nor any file in it.
     Causes: a session that could not be preserved; a session's name overwritten.
-    Enforced by: no kernel checks this: names are userspace's. The mapping is of systemd 261.
+    Enforced by: no kernel checks this (7.1 to 7.3.4): names are userspace's, here systemd's (261).
     """
     yield from _observed(case, FdDefect.SESSION_MISSING)
