@@ -9,7 +9,7 @@ from kho_inspect.model.contents import Document
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.identity import Place
 from kho_inspect.render.json import address, answer, dump_head
-from kho_inspect.render.names import place_name
+from kho_inspect.render.names import given_text, place_name, with_given
 from kho_inspect.units import PhysAddr
 
 MAX_OWNERS = 8
@@ -26,7 +26,11 @@ def found_lines(
             yield f"{paddr:#x}\towner not known\n"
             continue
         owners = _owners(handover, paddr)
-        names = "; ".join(map(place_name, owners[:MAX_OWNERS])) or "not claimed"
+        named = (
+            with_given(place_name(place), handover.names, place.owner)
+            for place in owners[:MAX_OWNERS]
+        )
+        names = "; ".join(named) or "not claimed"
         left = len(owners) - MAX_OWNERS
         yield f"{paddr:#x}\t{names}{f'; {left:,} more' if left > 0 else ''}\n"
 
@@ -43,17 +47,24 @@ def find_document(
     def documents() -> Iterator[Document]:
         for paddr in places:
             count(1)
-            owners = None if handover is None else _owners(handover, paddr)[:MAX_OWNERS]
             yield {
                 "paddr": hex(paddr),
-                "owners": owners
-                and [
-                    {"owner": place, "file_offset": address(place.file_offset)} for place in owners
-                ],
+                "owners": None if handover is None else _owner_documents(handover, paddr),
             }
 
     members = {"pattern": wanted.hex(), "places": documents()}
     return answer(handover, **members) if handover else {**dump_head(memory), **members}
+
+
+def _owner_documents(handover: Handover, paddr: PhysAddr) -> list[Document]:
+    return [
+        {
+            "owner": place,
+            "given_name": given_text(handover.names, place.owner),
+            "file_offset": address(place.file_offset),
+        }
+        for place in _owners(handover, paddr)[:MAX_OWNERS]
+    ]
 
 
 def _owners(handover: Handover, paddr: PhysAddr) -> list[Place]:

@@ -51,6 +51,7 @@ def test_names_of_three_units_and_a_nested_session_are_everywhere(tmp_path: Path
         assert found["owners"][0]["given_name"] == given
         text = in_process("addr", *case.files, hex(memfd.folios[0].paddr)).stdout
         assert f" = {given}\n" in text
+    assert in_process("find", *case.files, "two").stdout.endswith(" = b.service:x%2Fy\n")
     listed = document("files", *case.files)["files"]
     assert wanted.items() <= {one["selector"]: one["given_name"] for one in listed}.items()
     in_process("extract", *case.files, "LUO", "-o", case.out)
