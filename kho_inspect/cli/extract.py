@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +17,12 @@ from kho_inspect.cli.output import binary_stdout, report_gaps, require_bounded
 from kho_inspect.cli.params import Address
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.errors import KhoError
+
+if TYPE_CHECKING:
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.model.contents import Item
+    from kho_inspect.model.fd_names import FdNames
+    from kho_inspect.recover.evidence import Evidence
 
 
 @click.command("extract")
@@ -58,36 +68,32 @@ def command(
     With --carved the same by what structures hold, without DTB and map: under carved/, each with
     its trust, provenance and doubts in the manifest.
     """
-    if carving or sessions is not None:
-        return _extract_carved(given, selectors, output, force, mode, sessions)
-    from kho_inspect.inspection import inspect_opened
     from kho_inspect.recover.content import Account, Reader, write_stream
-    from kho_inspect.recover.evidence import evidence_of
     from kho_inspect.recover.extract import Extractor, incomplete
-    from kho_inspect.recover.selectors import select, sole
+    from kho_inspect.recover.selectors import sole
 
-    stdout = str(output) == "-"
-    out = binary_stdout(force) if stdout else None
-    if stdout and given.json:
+    out = binary_stdout(force) if str(output) == "-" else None
+    if out and given.json:
         raise click.UsageError("-o - leaves no room for --json")
-    opened = given.open()
-    memory, handover = opened.memory, inspect_opened(opened, given.options)
-    items = select(handover, memory, selectors)
-    evidence = evidence_of(handover)
+    if carving or sessions is not None:
+        chosen = _carved(given, selectors, sessions)
+    else:
+        chosen = _preserved(given, selectors)
+    memory, items = chosen.memory, chosen.items
     if out:
         item = sole(items, " ".join(selectors) or "all")
         require_bounded(item.size, sum(stored.size for stored in memory.stored))
         account = Account()
         write_stream(out, account.watched(Reader(memory).parts(item)))
-        lacking = report_gaps(item, account.marked(evidence))
-        return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
+        lacking = report_gaps(item, account.marked(chosen.evidence))
+        return chosen.status() or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
     total = sum(piece.size for item in items for piece in item.pieces)
     with progress_bar("extract", total) as advance:
         extractor = Extractor(
             memory,
             output,
-            evidence=evidence,
-            names=handover.names,
+            evidence=chosen.evidence,
+            names=chosen.names,
             force=force,
             mode=mode,
             inputs=given.inputs(),
@@ -95,51 +101,56 @@ def command(
         )
         entries = extractor.run(items)
     if given.json:
-        from kho_inspect.render.json import extract_document
-
-        given.write_json(extract_document(handover, evidence.document(), entries))
+        given.write_json(chosen.document(entries))
     else:
         from kho_inspect.render.extract import print_entries
 
         print_entries(given.console(), str(output), entries)
-    status = handover_status(handover)
+    status = chosen.status()
     return exit_codes.FINDINGS if not status and incomplete(items, entries) else status
 
 
-def _extract_carved(
-    given: Input,
-    selectors: tuple[str, ...],
-    output: Path,
-    force: bool,
-    mode: int,
-    sessions: int | None,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What is to be extracted, and what is to be said of it."""
+
+    memory: PhysicalMemory
+    items: Sequence[Item]
+    document: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    """The manifest's entries as the command's JSON."""
+    evidence: Evidence | None = None
+    names: FdNames | None = None
+    status: Callable[[], int] = lambda: exit_codes.CLEAN
+
+
+def _preserved(given: Input, selectors: tuple[str, ...]) -> _Chosen:
+    """What the map and the blobs lead to."""
+    from kho_inspect.inspection import inspect_opened
+    from kho_inspect.recover.evidence import evidence_of
+    from kho_inspect.recover.selectors import select
+    from kho_inspect.render.json import extract_document
+
+    opened = given.open()
+    memory, handover = opened.memory, inspect_opened(opened, given.options)
+    evidence = evidence_of(handover)
+    return _Chosen(
+        memory,
+        select(handover, memory, selectors),
+        partial(extract_document, handover, evidence.document()),
+        evidence,
+        handover.names,
+        partial(handover_status, handover),
+    )
+
+
+def _carved(given: Input, selectors: tuple[str, ...], sessions: int | None) -> _Chosen:
     """The same for what was found by its contents, all of it under ``carved``."""
-    from kho_inspect.recover.extract import Extractor, incomplete
     from kho_inspect.recover.selectors import numbered, select_carved
+    from kho_inspect.render.carved_json import carved_entries_document
 
     memory, carving = carved(given, sessions)
     found = list(numbered(list(carving.items)))
     if not found:
         raise KhoError(f"nothing in {memory.path} reads as part of a handover")
     items = select_carved(found, selectors)
-    total = sum(piece.size for item in items for piece in item.pieces)
-    with progress_bar("extract", total) as advance:
-        extractor = Extractor(
-            memory,
-            output,
-            force=force,
-            mode=mode,
-            inputs=given.inputs(),
-            progress=advance,
-        )
-        entries = extractor.run(items)
-    if given.json:
-        from kho_inspect.render.carved_json import carved_entries_document
-
-        given.write_json(carved_entries_document(memory, carving, entries))
-    else:
-        from kho_inspect.render.extract import print_entries
-
-        print_entries(given.console(), str(output), entries)
-    return exit_codes.FINDINGS if incomplete(items, entries) else exit_codes.CLEAN
+    return _Chosen(memory, items, partial(carved_entries_document, memory, carving))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from kho_inspect.model.provenance import DoubtKind, Trust
 from tests.support import luo_builder as write
 from tests.support.builder import Image
 from tests.support.carving import by_name, carved, content, doubts, lose, lose_map, sha256
+from tests.support.cli import REPO
 from tests.support.extracting import manifest
 from tests.support.looking import open_image
 from tests.support.luo_builder import File, Luo, Memfd, Session, pattern
@@ -360,6 +363,12 @@ def test_selectors_choose_among_what_was_carved(tmp_path: Path) -> None:
         result = in_process("extract", "--carved", dump, "-", *selectors, "-o", out)
         assert result.status == 0, result.stderr
         assert set(manifest(out)) == names
+    (one,) = (tmp_path / "1").glob("carved/LUO/vm/*")
+    args = ["extract", "--carved", str(dump), "-", "LUO/vm/1", "-o", "-"]
+    done = subprocess.run(
+        [sys.executable, "-m", "kho_inspect", *args], cwd=REPO, capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (0, one.read_bytes())
     result = in_process("extract", "--carved", dump, "-", "LUO/none", "-o", tmp_path / "none")
     assert result.status == 2
     assert "nothing that was carved is called" in result.stderr
