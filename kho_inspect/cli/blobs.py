@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.exit_codes import handover_status, misfit_of
 from kho_inspect.cli.options import Input, reads_handover, write_text
 from kho_inspect.render.safe import safe
 
@@ -33,7 +33,7 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
     from kho_inspect.render.report import print_faults
 
     console = given.console()
-    console.print(blob_table(blobs))
+    console.print(blob_table(blobs, known=misfit_of(handover) is None))
     for blob in blobs:
         if hexdump:
             console.print(plain(blob.name, "bold"))

@@ -23,8 +23,8 @@ MAX_FDT_LINES = 200
 """Properties and nodes of one FDT blob that are printed."""
 
 
-def blob_table(blobs: Sequence[Blob]) -> Table:
-    """One row per sub-node."""
+def blob_table(blobs: Sequence[Blob], *, known: bool = True) -> Table:
+    """One row per sub-node; ``known``: the map reads as one, so that something follows from it."""
     made = table("name", "address", "size", "preserved", "kind", right=("address", "size"))
     for blob in blobs:
         state = Text("yes", "green") if blob.preserved else Text("NO", "bold red")
@@ -32,7 +32,7 @@ def blob_table(blobs: Sequence[Blob]) -> Table:
             plain(blob.name),
             "?" if blob.paddr is None else f"{blob.paddr:#x}",
             "?" if blob.size is None else exact_size(blob.size),
-            Text("?") if None in (blob.paddr, blob.preserved) else state,
+            state if known and None not in (blob.paddr, blob.preserved) else Text("?"),
             plain(blob.kind if blob.stored else f"{blob.kind}, not read"),
         )
     return made

@@ -37,7 +37,7 @@ def print_full(console: Console, handover: Handover, verdict: Verdict) -> None:
         console.print(fdt_tree("/", handover.fdt.root))
     if handover.blobs:
         heading(console, "Sub-nodes")
-        console.print(blob_table(handover.blobs))
+        console.print(blob_table(handover.blobs, known=verdict.capture.fits))
         for blob in handover.blobs:
             console.print(
                 content_view(blob.name, blob.content, handover.names)

@@ -234,6 +234,17 @@ def test_other_commands_caution_on_a_dump_taken_after_boot(command: str, tmp_pat
     assert result.stderr.startswith("kho-inspect: caution: capture recycled: ")
 
 
+@pytest.mark.parametrize("args", [["blobs"], ["show", "--full"]])
+def test_a_map_that_is_none_does_not_say_that_a_blob_is_not_preserved(
+    args: list[str], tmp_path: Path
+) -> None:
+    files = put(tmp_path, "KHO201")
+    rows = in_process(*args, *files).stdout.splitlines()
+    (row,) = [row for row in rows if row.split()[:1] == ["memblock"] and "0x" in row]
+    assert "NO" not in row.split()
+    assert "?" in row.split()
+
+
 def test_addr_does_not_know_on_a_dump_taken_after_boot(tmp_path: Path) -> None:
     files = put(tmp_path, "KHO201")
     result = in_process("addr", *files, "0x200000")
