@@ -113,6 +113,8 @@ class Observation:
     """Observations of one rule that have the same cause, other than None, are one finding."""
     count: int = 1
     """Above 1 where this is what is left of many places."""
+    evidence: Evidence | None = None
+    """What it rests on, where that is not the rule's."""
 
 
 @dataclass(frozen=True, slots=True)

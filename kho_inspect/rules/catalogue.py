@@ -77,7 +77,7 @@ class Rule:
             hint=self.hint,
             about=self.about,
             decision=self.decision if severity is Severity.FATAL else Decision.ACCEPTS,
-            evidence=self.evidence,
+            evidence=first.evidence or self.evidence,
             places=tuple(places[:MAX_PLACES]),
             count=sum(place.count for place in places),
         )

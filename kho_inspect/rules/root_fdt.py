@@ -290,13 +290,16 @@ def setup_data_wrong(case: Case) -> Iterator[Observation]:
     ]
     older = any(data.kexec_count > 1 for _, data in case.contents(KexecMetadata))
     for one in loaded or own or entries:
-        trouble, severity = _trouble(case, one), None
+        trouble, severity, evidence = _trouble(case, one), None, None
+        if trouble is None and (trouble := _outside(case, one)):
+            evidence = Evidence.RAM
         if one in strays:
             trouble = f"names an FDT at {one.fdt:#x}, should be {case.handover.fdt.paddr:#x}"
-            severity = WARNING if older else None
+            severity, evidence = WARNING if older else None, None
         if trouble is not None:
             path = (Step(StepKind.POINTER, one.source),)
-            yield Observation(f"{one.source} {trouble}", one.where.start, path, severity, one.fdt)
+            words = f"{one.source} {trouble}"
+            yield Observation(words, one.where.start, path, severity, one.fdt, evidence=evidence)
 
 
 @CATALOGUE.needing(Need.FDT).fault_rule(
@@ -379,13 +382,16 @@ def _trouble(case: Case, entry: Pointer) -> str | None:
     """What is wrong with a setup_data entry besides the FDT that it names."""
     if entry.fdt_size is not None and not 0 < entry.fdt_size <= MAX_MAPPED:
         return f"says that the FDT is {human_size(entry.fdt_size)}, should be one page"
-    table = entry.scratch
-    if case.handover.scratch is None or case.handover.scratch.table != table:
-        # KHO304 looks at the table that was read.
-        if not 16 <= table.size <= MAX_MAPPED:
-            return (
-                f"says that the scratch table is {human_size(table.size)}, should be some entries"
-            )
-        if not case.in_ram(table.start):
-            return f"names a scratch table at {table.start:#x}, outside the memory of the dump"
+    # KHO304 looks at the table that was read.
+    size, own = entry.scratch.size, case.handover.scratch
+    if (own is None or own.table != entry.scratch) and not 16 <= size <= MAX_MAPPED:
+        return f"says that the scratch table is {human_size(size)}, should be some entries"
+    return None
+
+
+def _outside(case: Case, entry: Pointer) -> str | None:
+    """The same of its scratch table, where a dump that lacks RAM may be why."""
+    table, own = entry.scratch, case.handover.scratch
+    if (own is None or own.table != table) and not case.in_ram(table.start):
+        return f"names a scratch table at {table.start:#x}, outside the memory of the dump"
     return None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
 
+from kho_inspect import intervals
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import Message
 from kho_inspect.model.luo import Luo
 from kho_inspect.rules.base import About, Decision, Evidence, Finding, Need, Severity
 from kho_inspect.rules.case import Case
+from kho_inspect.units import human_size
 
 MAX_REASONS = 8
 """Reasons that a statement lists; the findings have them all."""
@@ -98,7 +100,8 @@ def capture_of(case: Case) -> Capture:
     if misfit is not None:
         first, then = (root.notes, misfit.reasons)[:: 1 if root.start else -1]
         return replace(misfit, reasons=(*first, *_accepted(case), *then))
-    reasons = tuple(dict.fromkeys(fault.message for fault in case.faults(*_NOT_READ)))
+    unread = (fault.message for fault in case.faults(*_NOT_READ))
+    reasons = tuple(dict.fromkeys((*_beyond_the_file(case), *unread)))
     if reasons or root.start:
         return Capture(CaptureState.INCOMPLETE, (*root.notes, *reasons)[:MAX_REASONS])
     return Capture(CaptureState.COMPLETE, (*filter(None, [root.recovery]), *root.notes))
@@ -108,6 +111,26 @@ def _accepted(case: Case) -> list[str]:
     """What kernels printed when they took the handover."""
     lines = (one for one in case.printed if one.accepted)
     return [f'Linux {one.release} took it: "{one.text}"' for one in islice(lines, 1)]
+
+
+def _beyond_the_file(case: Case) -> Iterator[Message]:
+    """What a raw file lacks: it has no header that says what RAM the machine has.
+
+    Memory that the map preserves and a structure points to is there, whatever the file holds.
+    """
+    handover, ram = case.handover, case.map.ram
+    outside = intervals.subtract(handover.preserved.merged, ram)
+    if not handover.source.format.startswith("raw") or not len(outside[0]):
+        return
+    claimed = intervals.merge(handover.claims.starts, handover.claims.ends)
+    lacking = intervals.intersect(outside, claimed)
+    if len(lacking[0]):
+        size = human_size(handover.ownership.size(lacking))
+        where = next(handover.ownership.extents(lacking))
+        yield (
+            f"{size} from {where.start:#x} on, preserved and pointed to, lie outside the dump: the "
+            "file is cut short, or --map names too little"
+        )
 
 
 def _misfit(case: Case) -> Capture | None:

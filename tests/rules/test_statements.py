@@ -129,6 +129,19 @@ def test_a_truncated_dump_is_incomplete(tmp_path: Path) -> None:
     assert in_process("check", cut, DTB).status in (1, 4)
 
 
+def test_a_raw_dump_that_was_cut_short_is_not_complete(capture: Capture, tmp_path: Path) -> None:
+    if capture.base:
+        pytest.skip("one machine is enough")
+    cut = tmp_path / "dump.raw"
+    shutil.copyfile(capture.dump, cut)
+    with cut.open("r+b") as file:
+        file.truncate(64 << 20)
+    found = document("check", cut, capture.dtb)
+    assert states(found)[:2] == ("incomplete", "unknown")
+    assert "cut short" in found["capture"]["reasons"][0]
+    assert in_process("check", cut, capture.dtb).status == 4
+
+
 def test_a_missed_expectation_is_no_damage(tmp_path: Path) -> None:
     files = put(tmp_path)
     wishes = tmp_path / "expect.toml"
