@@ -177,7 +177,8 @@ def test_addr_on_every_page_of_every_memfd(capture: Capture, blobs: dict[str, An
                     wanted.append((start, f"{owner}{number}, file offset {offset:#x}", offset))
     found = ask(capture, "addr", *(hex(paddr) for paddr, _, _ in wanted))["addresses"]
     assert [info["owners"] for info in found] == [
-        [{"owner": owner, "file_offset": hex(offset)}] for _, owner, offset in wanted
+        [{"owner": owner, "given_name": None, "file_offset": hex(offset)}]
+        for _, owner, offset in wanted
     ]
     # And what stands there is what the file holds at that offset.
     lines = []
