@@ -147,3 +147,26 @@ def overlaps(starts: I64, ends: I64) -> Intervals:
     # As in merge(): where the next begins before as many have ended, two are open.
     hit = starts[1:] < ends[:-1]
     return merge(starts[1:][hit], ends[:-1][hit])
+
+
+class Highest:
+    """Finds the values above a bound, however few among how many: by maxima of groups of them."""
+
+    GROUP = 64
+
+    def __init__(self, values: I64) -> None:
+        self.levels = [values]
+        """The values, the maximum of each group of them, of each group of those …"""
+        while len(last := self.levels[-1]) > self.GROUP:
+            groups = np.arange(0, len(last), self.GROUP)
+            self.levels.append(np.maximum.reduceat(last, groups))
+
+    def above(self, bound: int, stop: int) -> NDArray[np.intp]:
+        """Where among the first ``stop`` values those greater than ``bound`` stand, ascending."""
+        within = np.arange(self.GROUP)
+        found = np.zeros(1, dtype=np.intp)
+        for depth in reversed(range(len(self.levels))):
+            found = (found[:, None] * self.GROUP + within).ravel()
+            found = found[: np.searchsorted(found, -(-stop // self.GROUP**depth))]
+            found = found[self.levels[depth][found] > bound]
+        return found

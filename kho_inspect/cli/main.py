@@ -6,9 +6,7 @@ import errno
 import io
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TextIO
@@ -20,27 +18,28 @@ from kho_inspect.cli import exit_codes, process
 from kho_inspect.errors import ExpectationError, KhoError, SelectorError
 from kho_inspect.render.safe import safe
 
-COMMANDS = (
-    "show",
-    "check",
-    "tree",
-    "ranges",
-    "blobs",
-    "owners",
-    "addr",
-    "files",
-    "read",
-    "find",
-    "extract",
-    "locate",
-    "log",
-    "carve",
-    "pack",
-    "expect",
-    "targets",
-    "explain",
-)
-"""Each is the command of that name in the module of that name beside this one."""
+COMMANDS = {
+    "show": "What it is, whether it is sound, and what to do (the default).",
+    "check": "What the next kernel would do with this handover, and whether it is whole.",
+    "tree": "The radix tree: nodes, addresses, what each leaf holds.",
+    "ranges": "Preserved ranges: START-END (end exclusive), size, blocks per order.",
+    "blobs": "Sub-node blobs, all or the one called NAME.",
+    "owners": "Who owns every preserved page; what nobody owns, and what dangles.",
+    "addr": "Look addresses up: owner, block, map, sub-node, scratch.",
+    "files": "List the files of all sessions: selector, bytes, folios, handler.",
+    "read": "Show bytes of memory, or of one file, blob or region.",
+    "find": "Find text or bytes in all stored memory: each place, and whose it is.",
+    "extract": "Recover content: memfds, blobs, regions, ranges.",
+    "locate": "Find root FDTs, the scratch table and the kernels in a dump, best candidate first.",
+    "log": "The log of a kernel in the dump, as dmesg prints it.",
+    "carve": "List what a dump yields by its contents alone: files, regions and blobs.",
+    "pack": "Pack the handover into a small ELF core, to attach to a bug report.",
+    "expect": "Write a starting file for check --expect from a good image.",
+    "targets": "What each KERNEL accepts, and which can hand over to which.",
+    "explain": "What a rule checks, why it matters, likely causes, who enforces it.",
+}
+"""Each is the command of that name in the module of that name beside this one; with the first
+sentence of its help, so that ``--help`` imports none of them."""
 
 DEFAULT = "show"
 PROGRAM = "kho-inspect"
@@ -58,11 +57,23 @@ class LazyGroup(click.Group):
         command: click.Command = import_module(f"kho_inspect.cli.{cmd_name}").command
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        room = formatter.width - 6 - max(map(len, COMMANDS))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, click.Command(name, help=text).get_short_help_str(room))
+                    for name, text in COMMANDS.items()
+                ]
+            )
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {option for param in self.get_params(ctx) for option in param.opts}
         if args and args[0] == "help" and not Path("help").exists():
             args = [*args[1:2], "--help"]
         if args and args[0] not in own and args[0] not in COMMANDS:
+            from difflib import get_close_matches
+
             near = get_close_matches(args[0], COMMANDS, n=1, cutoff=0.75)
             if near and not Path(args[0]).exists():
                 raise click.UsageError(f"no command or dump {args[0]!r}: did you mean {near[0]}?")
@@ -121,6 +132,8 @@ def run(args: Sequence[str] | None = None) -> int:
         _complain(f"out of memory, or badly installed: {reason}", "raise ulimit -v and ulimit -n")
         return exit_codes.EXHAUSTED
     except Exception as error:  # noqa: BLE001  a defect of ours: the status of findings would mislead
+        import traceback
+
         where = traceback.extract_tb(error.__traceback__)[-1]
         _complain(
             f"internal error: {type(error).__name__} in {where.name}() ({where.lineno}): {error}",

@@ -28,6 +28,8 @@ class Stopped(BaseException):
 
 def prepare() -> None:
     """Make sure of the standard files, and turn SIGINT and SIGTERM into Stopped."""
+    # No linear algebra is done here: numpy's OpenBLAS would start a thread for each processor.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # With one of the first three closed (``>&-``), the next file opened would get its number:
     # a message for stderr would be written into a dump's copy.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:

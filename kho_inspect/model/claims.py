@@ -97,14 +97,11 @@ class OwnerIndex:
     _claims: Claims
 
     @cached_property
-    def _sorted(self) -> tuple[I64, I64, I64, I64]:
-        """Starts and ends of all pieces, grown to whole blocks, by start; how far those up to each
-        reach; and which piece it is."""
+    def _sorted(self) -> tuple[I64, intervals.Highest, I64]:
+        """Starts and ends of all pieces, grown to whole blocks, by start; and which piece it is."""
         starts, ends = self._preserved.whole_blocks(self._claims.starts, self._claims.ends)
         order = np.argsort(starts, kind="stable")
-        starts, ends = starts[order], ends[order]
-        reach = np.maximum.accumulate(ends) if len(ends) else ends
-        return starts, ends, reach, order
+        return starts[order], intervals.Highest(ends[order]), order
 
     def claimed(self, start: int, end: int) -> list[tuple[Claim, int]]:
         """Claims on any of the page frames ``start..end``, or on the blocks that hold them.
@@ -112,10 +109,8 @@ class OwnerIndex:
         Each with the number of its piece. Pieces that name the very page frames come before those
         that merely share a block.
         """
-        starts, ends, reach, order = self._sorted
-        low = int(np.searchsorted(reach, start, side="right"))
-        high = int(np.searchsorted(starts, end))
-        pieces = order[low + np.flatnonzero(ends[low:high] > start)]
+        starts, ends, order = self._sorted
+        pieces = order[ends.above(start, int(np.searchsorted(starts, end)))]
         claims = self._claims
         meets = (claims.starts[pieces] < end) & (start < claims.ends[pieces])
         pieces = np.concatenate([pieces[meets], pieces[~meets]])

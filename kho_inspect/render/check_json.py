@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kho_inspect.errors import KhoError
 from kho_inspect.model.contents import Document
-from kho_inspect.render.findings import decision_reasons
 from kho_inspect.render.json import address, head
+from kho_inspect.render.verdicts import decision_reasons
 from kho_inspect.rules.engine import Verdict
 
 

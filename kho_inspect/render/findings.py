@@ -10,10 +10,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from kho_inspect.render.console import grid, plain
-from kho_inspect.render.explain import sections
-from kho_inspect.render.names import message_text, path_name
-from kho_inspect.rules.base import Decision, Evidence, Finding, Observation, Severity
-from kho_inspect.rules.engine import BY_CODE, Blocked, Verdict
+from kho_inspect.render.names import message_text
+from kho_inspect.render.verdicts import decision_reasons, place
+from kho_inspect.rules.base import Decision, Finding, Severity
+from kho_inspect.rules.engine import Blocked, Verdict
 from kho_inspect.rules.statements import CaptureState, Integrity, Met
 from kho_inspect.units import plural
 
@@ -73,32 +73,6 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
     return lines
 
 
-def decision_reasons(verdict: Verdict) -> list[str]:
-    """``KHO105: kho_populate() …``: the kernel's function and message for each deciding rule.
-
-    What a kernel in the dump itself printed stands for its own. Where it accepts: what it was
-    accepted without.
-    """
-    printed = {one.code: one for one in verdict.findings if one.evidence is Evidence.LOG}
-    return [
-        f"{code}: {message_text(printed[code].message)}"
-        if code in printed
-        else f"{code}: {sections(BY_CODE[code])['Enforced by'].replace('``', '')}"
-        for code in verdict.decision.reasons
-    ] + [need.value for need in verdict.decision.unjudged]
-
-
-def states(verdict: Verdict) -> dict[str, str]:
-    """Name → value of each statement, for reports that have properties."""
-    return {
-        "capture": verdict.capture.state.value,
-        "decision": verdict.decision.state.value,
-        "target": verdict.decision.target,
-        "integrity": verdict.integrity.value,
-        "expectations": verdict.expectations.value,
-    }
-
-
 def _statement(name: str, words: str, good: bool) -> Text:
     mark, style = ("✔", "bold green") if good else ("✘", "bold red")
     return Text.assemble((f"{mark} {name:<10} ", style), plain(words))
@@ -124,19 +98,6 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
         words.append(plain(f"→ {alike[0].hint}"))
         code = Text(name, STYLES[worst])
         console.print(grid([(code if not row else "", text) for row, text in enumerate(words)], 2))
-
-
-def counted(finding: Finding) -> str:
-    """The message, and how many more places show the same."""
-    more = f" (and {finding.count - 1:,} more)" if finding.count > 1 else ""
-    return message_text(finding.message) + more
-
-
-def place(found: Finding | Observation) -> str:
-    """Structure path and address."""
-    address = "" if found.paddr is None else f"{found.paddr:#x}"
-    path = path_name(found.path)
-    return f"{path} ({address})" if path and address else path or address
 
 
 def print_blocked(console: Console, blocked: Sequence[Blocked]) -> None:

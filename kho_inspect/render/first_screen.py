@@ -15,8 +15,9 @@ from kho_inspect.model.handover import Handover
 from kho_inspect.model.identity import Subsystem
 from kho_inspect.model.luo import Luo, LuoSession
 from kho_inspect.render.console import plain
-from kho_inspect.render.findings import STYLES, counted, statements
+from kho_inspect.render.findings import STYLES, statements
 from kho_inspect.render.owners import overview
+from kho_inspect.render.verdicts import counted
 from kho_inspect.rules.engine import Verdict
 from kho_inspect.units import exact_size, human_size, plural
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kho_inspect.errors import KhoError
-from kho_inspect.render.findings import counted, place, statements
+from kho_inspect.render.findings import statements
 from kho_inspect.render.safe import safe
+from kho_inspect.render.verdicts import counted, place
 from kho_inspect.rules.base import Severity
 from kho_inspect.rules.engine import Verdict
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from kho_inspect.errors import KhoError
-from kho_inspect.render.findings import counted, place, states
 from kho_inspect.render.safe import safe
+from kho_inspect.render.verdicts import counted, place, states
 from kho_inspect.rules.base import Finding
 from kho_inspect.rules.engine import BY_CODE, RULES, Verdict
 

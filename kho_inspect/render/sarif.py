@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from kho_inspect import __version__
 from kho_inspect.errors import KhoError
-from kho_inspect.render.findings import counted, states
 from kho_inspect.render.names import message_text, path_name
+from kho_inspect.render.verdicts import counted, states
 from kho_inspect.rules.base import Finding, Observation, Severity
 from kho_inspect.rules.engine import BY_CODE, Verdict
 

@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.bench.maker import Maker
-from tests.support.builder import Tree
+from tests.support.builder import Tree, fdt_blob
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     I64 = NDArray[np.int64]
 
-FILES = 1000
-"""Files of a session."""
 ORDERS = (0, 2)
 """Orders of the folios: every other memfd's."""
 
 
-def luo_image(folder: Path, memfds: int, folios: int) -> tuple[Path, Path]:
+def luo_image(
+    folder: Path, memfds: int, folios: int, *, per_session: int = 1000, wild: bool = False
+) -> tuple[Path, Path]:
     """Write dump.raw and kho.dtb: a luo-v5 with ``memfds`` files of ``folios`` folios each.
+
+    ``wild``: a reserve_mem region that covers all of their content.
 
     Every other memfd has folios of order 2, one behind the other; those of the rest are single
     pages, all over memory and with gaps between them. Contents are holes of the dump.
@@ -49,7 +51,7 @@ def luo_image(folder: Path, memfds: int, folios: int) -> tuple[Path, Path]:
     table_pages = -(-folios * 16 // page)
     chunks = -(-table_pages // 511)
     # Structures first; content above them, aligned to the largest order.
-    fixed = 64 + memfds * (1 + chunks + table_pages + 1) + memfds // 32
+    fixed = 64 + memfds * (1 + chunks + table_pages + 1) + memfds // 32 + memfds // per_session
     base = -(-(maker.next_page + fixed) // 4) * 4
     scattered = base + (-(-memfds // 2)) * folios * 4
     files, single, large = [], [], []
@@ -66,14 +68,17 @@ def luo_image(folder: Path, memfds: int, folios: int) -> tuple[Path, Path]:
             single.append(pfns)
         files.append(_file(maker, keep, number, pfns, order))
     sessions = []
-    for at in range(0, memfds, FILES):
-        mine = files[at : at + FILES]
-        name = b"session-%d" % (at // FILES)
+    for at in range(0, memfds, per_session):
+        mine = files[at : at + per_session]
+        name = b"session-%d" % (at // per_session)
         sessions.append(struct.pack("<64sQQ", name, chain(mine), len(mine)))
     blob = keep()
     maker.put(blob, struct.pack("<8sQQQ", b"luo-v5", 1, chain(sessions), 0))
     props = [(b"preserved-data", struct.pack("<Q", blob)), (b"blob-size", struct.pack("<Q", 32))]
     maker.subnodes.append(Tree(b"LUO", props))
+    if wild:
+        size = memfds * folios * 4 << maker.shift
+        maker.subnodes.append(_region(maker, keep(), base << maker.shift, size))
     assert maker.next_page <= base, (maker.next_page, base)
     pages = np.concatenate([np.array([1, *ours], dtype=np.int64), *single])
     # Bitmaps and tables stand above all content.
@@ -85,6 +90,16 @@ def luo_image(folder: Path, memfds: int, folios: int) -> tuple[Path, Path]:
     maker.file.truncate(end)
     maker.file.close()
     return paths
+
+
+def _region(maker: Maker, blob: int, start: int, size: int) -> Tree:
+    """The sub-node of one reserve_mem region, and its blob."""
+    numbers = [(b"start", struct.pack("<Q", start)), (b"size", struct.pack("<Q", size))]
+    region = Tree(b"wild", [(b"compatible", b"reserve-mem-v1\0"), *numbers])
+    data = fdt_blob(Tree(b"", [(b"compatible", b"memblock-v1\0")], [region]))
+    maker.put(blob, data)
+    properties = [(b"preserved-data", blob), (b"blob-size", len(data))]
+    return Tree(b"memblock", [(name, struct.pack("<Q", value)) for name, value in properties])
 
 
 def _file(maker: Maker, keep: object, number: int, pfns: I64, order: int) -> bytes:

@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from kho_inspect.cli.main import COMMANDS
 from tests.support.cli import DTB, DUMP, OUT_DTB, REPO, SAMPLES, kho_inspect
 
 
@@ -220,15 +222,39 @@ def test_console_script_and_module_are_the_same() -> None:
     assert done.stdout == kho_inspect("--version").stdout
 
 
-def test_help_imports_nothing_heavy() -> None:
+def loaded(*arguments: str) -> set[str]:
+    """The modules in memory once a command is done."""
     code = (
-        "import sys; from kho_inspect.cli.main import run; run(['show', '--help']);"
-        "print([m for m in ('numpy', 'rich', 'construct', 'pyfdt') if m in sys.modules])"
+        "import sys; from kho_inspect.cli.main import run; run(sys.argv[1:]);"
+        "print('\\n', *sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *arguments],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout.splitlines()[-1] == "[]"
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert not loaded("show", "--help") & {"numpy", "rich", "construct", "pyfdt"}
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_the_list_of_commands_imports_none_of_them(option: str) -> None:
+    assert not loaded(option) & {f"kho_inspect.cli.{name}" for name in (*COMMANDS, "options")}
+
+
+def test_json_is_written_without_rich_and_masked_arrays() -> None:
+    assert not loaded(str(DUMP), str(DTB), "--json") & {"rich", "numpy.ma"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
+    command = import_module(f"kho_inspect.cli.{name}").command
+    assert command.get_short_help_str(1000) == COMMANDS[name]
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones() -> None:

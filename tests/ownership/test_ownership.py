@@ -448,3 +448,25 @@ def test_claims_come_out_one_by_one_as_they_were_made() -> None:
     assert block.place(0, 4095, 12) == Place(SESSION, ClaimKind.FILE_BLOCK)
     assert folios.place(1, 0x5010, 12) == Place(SESSION.of(1), ClaimKind.FOLIO, 1, 0x1010)
     assert folios.place(0, 0x9000, 12) == Place(SESSION.of(1), ClaimKind.FOLIO, 0, 0x5000)
+
+
+def test_one_region_over_all_files_does_not_make_a_look_up_read_all_earlier_claims() -> None:
+    """Counted in elements read, not in seconds: a wild region is the earliest and the longest."""
+
+    class Counting(np.ndarray[Any, Any]):
+        read = 0
+
+        def __getitem__(self, at: Any) -> Any:
+            Counting.read += len(at)
+            return np.asarray(self)[at]
+
+    def cost(files: int) -> int:
+        ends = np.append(files, np.arange(1, files + 1))
+        index = intervals.Highest(ends)
+        index.levels = [level.view(Counting) for level in index.levels]
+        Counting.read = 0
+        for start in range(0, files, files // 100):
+            assert index.above(start, start + 2).tolist() == [0, start + 1]
+        return Counting.read
+
+    assert cost(64_000) < 1.5 * cost(6_400)
