@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from kho_inspect.cli.exit_codes import verdict_status
 from kho_inspect.cli.options import REPORTS, Input, judged, reads_handover
-from kho_inspect.cli.params import DumpFormat
+from kho_inspect.cli.params import code_prefixes
 from kho_inspect.errors import UnreadableInputError
 
 if TYPE_CHECKING:
@@ -23,17 +22,9 @@ MAX_EXPECTATIONS = 64 << 20
 """Bytes read of a file of expectations: a million files make as many."""
 LEVELS = ("fatal", "error", "warning", "info")
 
-_DUMP_FORMAT = click.option(
-    "--dump-format",
-    "format",
-    type=DumpFormat(),
-    default="auto",
-    help="Dump format, elsewhere --format.",
-)
-
 
 @click.command("check")
-@partial(reads_handover, dump_format=_DUMP_FORMAT)
+@reads_handover
 @judged
 @click.option(
     "--fail-on",
@@ -49,12 +40,7 @@ _DUMP_FORMAT = click.option(
     "--require", multiple=True, metavar="CODES", help="Rules that must not be blocked; or all."
 )
 @click.option(
-    "--format",
-    "formats",
-    type=DumpFormat(REPORTS),
-    metavar=f"[{'|'.join(REPORTS)}]",
-    multiple=True,
-    help="Form of the report; a dump format is taken too, as by the other commands.",
+    "--format", "form", type=click.Choice(REPORTS), help="Form of the report; line is for grep."
 )
 def command(
     given: Input,
@@ -85,23 +71,8 @@ def command(
 
 def _code_filter(select: Sequence[str], ignore: Sequence[str]) -> Callable[[str], bool]:
     """Codes match by prefix: ``KHO2`` (or ``KHO2xx``) is the whole group."""
-    chosen, dropped = _prefixes(select), _prefixes(ignore)
+    chosen, dropped = code_prefixes(select), code_prefixes(ignore)
     return lambda code: (not chosen or code.startswith(chosen)) and not code.startswith(dropped)
-
-
-def _prefixes(lists: Sequence[str]) -> tuple[str, ...]:
-    from kho_inspect.rules.engine import BY_CODE
-
-    found = []
-    for code in ",".join(lists).split(","):
-        if not code.strip():
-            continue
-        prefix = code.strip().upper().rstrip("X")
-        prefix = prefix if prefix.startswith("KHO") else f"KHO{prefix}"
-        if not any(known.startswith(prefix) for known in BY_CODE):
-            raise click.UsageError(f"no rule {code.strip()!r}; explain --all lists them")
-        found.append(prefix)
-    return tuple(found)
 
 
 def _expectations(path: str | None) -> list[Expectation] | None:

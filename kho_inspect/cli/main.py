@@ -15,6 +15,7 @@ import click
 
 from kho_inspect import __version__
 from kho_inspect.cli import exit_codes, process
+from kho_inspect.cli.door import doors
 from kho_inspect.errors import ExpectationError, KhoError, SelectorError
 from kho_inspect.render.safe import safe
 
@@ -103,8 +104,13 @@ def run(args: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    with doors():
+        return _run(sys.argv[1:] if args is None else list(args))
+
+
+def _run(args: list[str]) -> int:
     try:
-        code = _dispatch(sys.argv[1:] if args is None else list(args))
+        code = _dispatch(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kho_inspect.abi import ABIS, Kernel
+from kho_inspect.cli.door import document_stream
 from kho_inspect.cli.live import LIVE_FDT, LIVE_MEMORY, take_live
 from kho_inspect.cli.params import Address, Area, DumpFormat, Mode, RamMap, Root, Target
 from kho_inspect.cli.process import exit_when_cut_short
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from kho_inspect.rules.engine import Verdict
     from kho_inspect.units import PhysAddr
 
-REPORTS = ("text", "json", "junit", "sarif", "github")
+REPORTS = ("text", "line", "json", "junit", "sarif", "github")
 """Forms of output: of ``check`` all, of the other commands the first two."""
 _BEGUN = "kho_inspect.begun"
 """Key in the context of a command whose output was begun."""
@@ -100,7 +101,7 @@ class Input:
         """One JSON document on stdout."""
         from kho_inspect.render.json import stream
 
-        write_text(stream(document))
+        write_document(stream(document))
 
     def write_verdict(
         self, verdict: Verdict, fail_on: int = 0, error: KhoError | None = None
@@ -113,15 +114,19 @@ class Input:
         elif self.form == "junit":
             from kho_inspect.render.junit import junit
 
-            write_text(junit(verdict, self.dump, fail_on, error))
+            write_document(junit(verdict, self.dump, fail_on, error))
         elif self.form == "sarif":
             from kho_inspect.render.sarif import sarif
 
-            write_text(sarif(verdict, self.dump, error))
+            write_document(sarif(verdict, self.dump, error))
         elif self.form == "github":
             from kho_inspect.render.github import github
 
-            write_text(github(verdict, self.dump, error))
+            write_document(github(verdict, self.dump, error))
+        elif self.form == "line":
+            from kho_inspect.render.lines import finding_lines
+
+            write_text(finding_lines(verdict))
         elif error is None:  # which is on stderr
             from kho_inspect.render.findings import print_verdict
 
@@ -141,6 +146,12 @@ def write_text(pieces: Iterable[str]) -> None:
     """Strings to stdout as they come, without click and Rich: for output of any length."""
     click.get_current_context().meta[_BEGUN] = True
     sys.stdout.writelines(pieces)
+
+
+def write_document(pieces: Iterable[str]) -> None:
+    """The same for JSON and other documents, which have escapes of their own."""
+    click.get_current_context().meta[_BEGUN] = True
+    document_stream().writelines(pieces)
 
 
 def carved(given: Input, sessions: PhysAddr | None) -> tuple[PhysicalMemory, Carving]:
@@ -216,7 +227,6 @@ _BUDGETS = tuple(
 )
 
 _DUMP_FORMAT = click.option(
-    "--format",
     "--dump-format",
     "format",
     type=DumpFormat(),
@@ -227,7 +237,6 @@ _DUMP_FORMAT = click.option(
 
 def reads_handover(
     function: Callable[..., int],
-    dump_format: Callable[[Any], Any] = _DUMP_FORMAT,
     more_arguments: bool = False,
     needs_dtb: bool = True,
 ) -> Callable[..., int]:
@@ -237,7 +246,7 @@ def reads_handover(
     Without ``needs_dtb`` there is none.
     """
     dtb = (_DTB if more_arguments else _OPTIONAL_DTB,) if needs_dtb else ()
-    options = (*_OPTIONS, *LIVE_MEMORY, *LIVE_FDT, *_DUMP_OPTIONS, dump_format, *_BUDGETS)
+    options = (*_OPTIONS, *LIVE_MEMORY, *LIVE_FDT, *_DUMP_OPTIONS, _DUMP_FORMAT, *_BUDGETS)
     return _with_input(function, (_DUMP, *dtb, *options))
 
 
@@ -328,14 +337,11 @@ def _with_input(
 
 
 def _take_form(params: dict[str, Any]) -> str:
-    """The form of output, removed from the parameters: ``check --format`` may be the dump's."""
-    form = "text"
-    for name in params.pop("formats", ()):
-        if name in REPORTS:
-            form = name
-        else:
-            params["format"] = name
-    return "json" if params.pop("json") else form
+    """The form of output, removed from the parameters. Raises click.UsageError for two."""
+    form, json = params.pop("form", None), params.pop("json")
+    if json and form not in (None, "json"):
+        raise click.UsageError(f"--json or --format {form}?")
+    return "json" if json else form or "text"
 
 
 def _take_options(params: dict[str, Any]) -> Options:

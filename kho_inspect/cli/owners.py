@@ -10,7 +10,10 @@ from kho_inspect.cli.options import Input, reads_handover
 
 @click.command("owners")
 @reads_handover
-def command(given: Input) -> int:
+@click.option("--sort", type=click.Choice(["size", "name", "blocks"]), help="Order of the owners.")
+@click.option("--depth", type=click.IntRange(1), metavar="N", help="Parts of names; sums below.")
+@click.option("--limit", type=click.IntRange(0), metavar="N", help="That many owners; 0: all.")
+def command(given: Input, sort: str | None, depth: int | None, limit: int | None) -> int:
     """Who owns every preserved page; what nobody owns, and what dangles."""
     handover = given.inspect()
     if given.json:
@@ -22,6 +25,6 @@ def command(given: Input) -> int:
     from kho_inspect.render.report import print_faults
 
     console = given.console()
-    print_owners(console, handover)
+    print_owners(console, handover, sort=sort, depth=depth, limit=limit)
     print_faults(console, handover.faults)
     return handover_status(handover)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -75,17 +76,14 @@ class RamMap(ParamType):
 
 
 class DumpFormat(ParamType):
-    """``auto``, a key of ``memory.FORMATS`` (not imported by ``--help``), or one of ``others``."""
+    """``auto``, a key of ``memory.FORMATS`` (not imported by ``--help``)."""
 
     name = "format"
-
-    def __init__(self, others: tuple[str, ...] = ()) -> None:
-        self.others = others
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         from kho_inspect.memory import FORMATS
 
-        choices = (*self.others, "auto", *FORMATS)
+        choices = ("auto", *FORMATS)
         if value not in choices:
             self.fail(f"{value!r} is not one of {', '.join(choices)}", param, ctx)
         return str(value)
@@ -124,3 +122,19 @@ class Target(ParamType):
         exit_when_cut_short(str(value))
         image = read_kernel(str(value))
         return image.name, image
+
+
+def code_prefixes(lists: Sequence[str]) -> tuple[str, ...]:
+    """``KHO2,308`` as prefixes of codes. Raises click.UsageError where a rule has none."""
+    from kho_inspect.rules.engine import BY_CODE
+
+    found = []
+    for code in ",".join(lists).split(","):
+        if not code.strip():
+            continue
+        prefix = code.strip().upper().rstrip("X")
+        prefix = prefix if prefix.startswith("KHO") else f"KHO{prefix}"
+        if prefix == "KHO" or not any(known.startswith(prefix) for known in BY_CODE):
+            raise click.UsageError(f"no rule {code.strip()!r}; explain --all lists them")
+        found.append(prefix)
+    return tuple(found)

@@ -83,10 +83,11 @@ def exit_when_cut_short(path: str) -> None:
 
     from kho_inspect.cli.exit_codes import UNREADABLE
     from kho_inspect.recover.atomic import remove_unfinished
-    from kho_inspect.render.safe import safe
+    from kho_inspect.render.safe import no_command, safe
 
     message = (
-        f"kho-inspect: {safe(path)} was cut short while it was read, or its disk failed\n"
+        f"kho-inspect: {no_command(safe(path))} was cut short while it was read, "
+        "or its disk failed\n"
         "  try: inspect a copy that nobody writes to\n"
     ).encode(errors="backslashreplace")
 

@@ -8,6 +8,7 @@ import click
 
 from kho_inspect.cli.exit_codes import handover_status
 from kho_inspect.cli.options import Input, reads_handover, write_text
+from kho_inspect.cli.output import complain
 
 
 @click.command("ranges")
@@ -39,6 +40,8 @@ def command(
     batches = limited(batches, limit)
     if owners:
         batches = with_owners(batches, handover)
+    if order is not None and order not in preserved.runs:
+        complain(f"no block of order {order} is preserved")
     if given.json:
         from kho_inspect.render.json import ranges_document
 

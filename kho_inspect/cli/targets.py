@@ -42,11 +42,11 @@ def command(kernels: tuple[str, ...], as_json: bool, color: str) -> int:
     for error in errors:
         click.echo(f"kho-inspect: {safe(error.message)}", err=True)
     if as_json:
-        from kho_inspect.cli.options import write_text
+        from kho_inspect.cli.options import write_document
         from kho_inspect.render.json import stream
         from kho_inspect.render.targets import targets_document
 
-        write_text(stream(targets_document(read, errors)))
+        write_document(stream(targets_document(read, errors)))
     elif read:
         from kho_inspect.render.console import make_console
         from kho_inspect.render.targets import print_targets

@@ -109,7 +109,7 @@ def unpack(
         raise NothingInsideError(
             f"{file.path} is compressed with {packing.name}, but "
             + (f"the stream {note}: nothing could be unpacked" if note else "holds nothing"),
-            hint=f"try {packing.name} -d; or --format raw, if it really is raw memory",
+            hint=f"try {packing.name} -d; or --dump-format raw, if it really is raw memory",
             source=file.path,
         )
     if note:

@@ -13,7 +13,7 @@ from kho_inspect.memory.mapped import MappedMemory, RamBlock, in_file
 from kho_inspect.units import Extent, human_size, plural
 
 VARIANTS = (
-    "LiME's padded format is a raw dump: leave --format out; "
+    "LiME's padded format is a raw dump: leave --dump-format out; "
     "its raw format has no addresses: give each System RAM range of /proc/iomem with --map"
 )
 

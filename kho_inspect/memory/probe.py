@@ -40,7 +40,7 @@ class _Format(NamedTuple):
     magic: bytes
     what: str
     open: Callable[[DumpFile], MappedMemory | KdumpMemory]
-    hint: str = "leave --format out to have it probed"
+    hint: str = "leave --dump-format out to have it probed"
 
 
 _BY_MAGIC: dict[str, _Format] = {
@@ -116,7 +116,7 @@ def _open(
     if base or blocks:
         raise UnreadableInputError(
             f"--base and --map place a raw dump, but {file.path} is read as {format_name}",
-            hint="leave them out, or say --format raw",
+            hint="leave them out, or say --dump-format raw",
             source=file.path,
         )
     wanted = _BY_MAGIC[format_name]
@@ -147,7 +147,7 @@ def _probe(file: DumpFile) -> str:
         if head.startswith(magic):
             raise UnreadableInputError(
                 f"{file.path} is {what}, which is not read as it stands",
-                hint=f"{hint} (or --format raw, if it really is raw memory)",
+                hint=f"{hint} (or --dump-format raw, if it really is raw memory)",
                 source=file.path,
             )
     # RAM may well begin with a device tree (QEMU's arm64 virt puts one there): only a file

@@ -72,12 +72,12 @@ class ChunkList(PreservedMap):
                 ],
             }
 
-    def outline(self, preserved: Preserved, *, full: bool) -> Iterator[Line]:
+    def outline(self, preserved: Preserved, *, full: bool, cap: int = MAX_LISTED) -> Iterator[Line]:
         yield Line(0, self.summary())
         for chunk in self.chunks:
             held = plural(chunk.num_elms, "bitmap")
             yield Line(1, f"chunk {chunk.paddr:#x} · order {chunk.order} · {held}")
-            listed = chunk.elements if full else chunk.elements[:MAX_LISTED]
+            listed = chunk.elements if full else chunk.elements[:cap]
             for start, bitmap in listed:
                 yield Line(2, f"bitmap {bitmap:#x} · memory from {start:#x}")
             if left_out := len(chunk.bitmap) - len(listed):

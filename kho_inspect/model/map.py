@@ -104,7 +104,7 @@ class PreservedMap:
         """Every node as data, from the first one."""
         raise NotImplementedError
 
-    def outline(self, preserved: Preserved, *, full: bool) -> Iterator[Line]:
+    def outline(self, preserved: Preserved, *, full: bool, cap: int = MAX_LISTED) -> Iterator[Line]:
         """The map as lines, the root's first: every node, or with chains and long lists folded."""
         raise NotImplementedError
 

@@ -119,7 +119,7 @@ class RadixTree(PreservedMap):
         if steps and steps[-1].level and steps[-1].value:
             yield "", "the path breaks off here: that node cannot be read"
 
-    def outline(self, preserved: Preserved, *, full: bool) -> Iterator[Line]:
+    def outline(self, preserved: Preserved, *, full: bool, cap: int = MAX_LISTED) -> Iterator[Line]:
         """Folded, nodes with a single child share a line."""
         if not self.levels:
             yield Line(0, f"root {self.root:#x} could not be read")
@@ -127,7 +127,7 @@ class RadixTree(PreservedMap):
         top = self.levels[0]
         used = plural(int(top.used[0]), "entry", "entries")
         yield Line(0, f"root {self.root:#x} · L{top.level} · {used}")
-        yield from _View(self.geometry, self.levels, preserved).below(0, 0, 1, full)
+        yield from _View(self.geometry, self.levels, preserved).below(0, 0, 1, full, cap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +138,17 @@ class _View:
     levels: tuple[TreeLevel, ...]
     preserved: Preserved
 
-    def below(self, row: int, index: int, depth: int, full: bool) -> Iterator[Line]:
+    def below(self, row: int, index: int, depth: int, full: bool, cap: int) -> Iterator[Line]:
         """The lines of everything under a node, depth first."""
         children = self.children(row, index)
-        listed = children if full else children[:MAX_LISTED]
+        listed = children if full else children[:cap]
         for child in listed:
             at, steps = (row + 1, child), self.step(row + 1, child)
             while not full and len(only := self.children(*at)) == 1:
                 at = at[0] + 1, only[0]
                 steps += f" → {self.step(*at)}"
             yield Line(depth, f"{steps} {self.words(*at)}")
-            yield from self.below(*at, depth + 1, full)
+            yield from self.below(*at, depth + 1, full, cap)
         if left_out := len(children) - len(listed):
             yield Line(depth, "", left_out)
 

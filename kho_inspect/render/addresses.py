@@ -10,7 +10,7 @@ from rich.text import Text
 from kho_inspect.model.claims import Unclaimed
 from kho_inspect.model.fd_names import FdNames
 from kho_inspect.ownership.address import AddressInfo
-from kho_inspect.render.console import grid, plain
+from kho_inspect.render.console import grid, most, plain
 from kho_inspect.render.names import place_name, with_given
 from kho_inspect.units import Extent, human_size
 
@@ -45,10 +45,10 @@ def _rows(info: AddressInfo, names: FdNames, known: bool) -> Iterator[tuple[str,
         yield "block", f"{extent}, order {block.order}, {human_size(block.size)}"
     if len(info.blocks) > 1:
         yield "overlap", f"{len(info.blocks)} blocks of different orders hold this page"
-    for owner in info.owners[:MAX_OWNERS]:
+    for owner in (listed := most(info.owners, MAX_OWNERS)):
         yield "owner", with_given(place_name(owner), names, owner.owner)
-    if len(info.owners) > MAX_OWNERS:
-        yield "", f"… {len(info.owners) - MAX_OWNERS:,} more: --json lists them all"
+    if left := len(info.owners) - len(listed):
+        yield "", f"… {left:,} more: --json lists them all"
     if known and info.unclaimed is not None:
         yield "owner", _UNCLAIMED[info.unclaimed]
     if known and info.owners and not info.blocks:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.handover import Blob
-from kho_inspect.render.console import plain, table
+from kho_inspect.render.console import Columns, is_endless, left_out, plain, table
 from kho_inspect.render.fdt_values import fdt_value
 from kho_inspect.render.hexdump import hexdump
 from kho_inspect.units import exact_size, human_size
@@ -23,7 +23,7 @@ MAX_FDT_LINES = 200
 """Properties and nodes of one FDT blob that are printed."""
 
 
-def blob_table(blobs: Sequence[Blob], *, known: bool = True) -> Table:
+def blob_table(blobs: Sequence[Blob], *, known: bool = True) -> Columns:
     """One row per sub-node; ``known``: the map reads as one, so that something follows from it."""
     made = table("name", "address", "size", "preserved", "kind", right=("address", "size"))
     for blob in blobs:
@@ -60,7 +60,7 @@ def hexdump_lines(blob: Blob) -> Iterator[str]:
 
 def fdt_tree(name: str, root: FdtNode) -> Tree:
     """A device tree with KHO's native-endian values decoded."""
-    left = MAX_FDT_LINES
+    left = sys.maxsize if is_endless() else MAX_FDT_LINES
 
     def grow(branch: Tree, node: FdtNode) -> None:
         nonlocal left
@@ -70,12 +70,11 @@ def fdt_tree(name: str, root: FdtNode) -> Tree:
                 branch.add(line)
             left -= 1
         for child in node.children:
-            if left > 0:
-                left -= 1
-                grow(branch.add(plain(child.name, "bold")), child)
+            left -= 1
+            grow(branch.add(plain(child.name, "bold")) if left >= 0 else branch, child)
 
     top = Tree(plain(name, "bold"), guide_style="dim")
     grow(top, root)
     if left < 0:
-        top.add(Text(f"… cut after {MAX_FDT_LINES} lines", "dim"))
+        top.add(left_out(-left, "lines of its device tree", "a pipe shows them, as does --hexdump"))
     return top

@@ -44,13 +44,13 @@ def print_carving(console: Console, path: str, carving: Carving, items: Sequence
     """One row per item, the doubts, and what did not read as what it begins like."""
     from rich.text import Text
 
-    from kho_inspect.render.console import plain, table
+    from kho_inspect.render.console import most, plain, table
 
     if not items:
         console.print(plain(f"nothing in {path} reads as part of a handover", "bold red"))
     else:
         made = table("carved", "size", "trust", "at", right=("size", "at"))
-        for item in items[:MAX_LISTED]:
+        for item in (listed := most(items, MAX_LISTED)):
             assert item.provenance is not None
             made.add_row(
                 plain(item_name(item.name, item.number)),
@@ -59,8 +59,7 @@ def print_carving(console: Console, path: str, carving: Carving, items: Sequence
                 plain(_place(item)),
             )
         console.print(made)
-        if len(items) > MAX_LISTED:
-            left = len(items) - MAX_LISTED
+        if left := len(items) - len(listed):
             console.print(Text(f"… {plural(left, 'more item')}: --json lists them", "dim"))
     doubts = Counter(
         message_text(doubt.message)
@@ -84,11 +83,14 @@ def _place(item: Item) -> str:
 
 
 def _print_counts(console: Console, name: str, counts: Counter[str]) -> None:
-    from kho_inspect.render.console import grid, plain
+    from kho_inspect.render.console import grid, most, plain
 
+    listed = most(counts.most_common(), MAX_SHOWN)
     rows = [
         (name if number == 0 else "", plain(f"{count:,} × {words}"))
-        for number, (words, count) in enumerate(counts.most_common(MAX_SHOWN))
+        for number, (words, count) in enumerate(listed)
     ]
+    if left := len(counts) - len(listed):
+        rows.append(("", plain(f"… {left:,} more: --json lists them", "dim")))
     if rows:
         console.print(grid(rows))

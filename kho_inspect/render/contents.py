@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -10,7 +11,7 @@ from rich.tree import Tree
 
 from kho_inspect.model.contents import Content, Row
 from kho_inspect.model.fd_names import FdNames
-from kho_inspect.render.console import plain, table
+from kho_inspect.render.console import is_endless, left_out, most, plain, table
 from kho_inspect.render.names import with_given
 
 MAX_ROWS = 200
@@ -21,25 +22,37 @@ def content_view(name: str, content: Content, names: FdNames) -> RenderableType:
     """A line with the blob's name, and below it an outline or a table."""
     shown = content.rows()
     head = Text.assemble(plain(name, "bold"), "  ", plain(shown.heading))
-    rows = shown.rows[:MAX_ROWS]
-    cut = len(rows) < len(shown.rows)
-    more = [plain(f"… more: blobs {name} --json lists them all", "dim")] if cut else []
     if not shown.columns:
-        return _outline(head, rows, more, names)
+        return _outline(head, shown.rows, names)
+    rows = most(shown.rows, MAX_ROWS)
+    left = len(shown.rows) - len(rows)
+    more = [left_out(left, "", "--json lists them all")] if left else []
     made = table(*shown.columns, right=shown.right)
     for row in rows:
         made.add_row(*map(plain, row.cells))
     return Group(head, made, *more)
 
 
-def _outline(head: Text, rows: Sequence[Row], more: Sequence[Text], names: FdNames) -> Tree:
+def _outline(head: Text, rows: Sequence[Row], names: FdNames) -> Tree:
+    """A branch that is cut says so itself, as does the tree where whole branches are left out."""
     top = Tree(head, guide_style="dim")
-    branches = [top]
+    groups: list[list[Row]] = []
     for row in rows:
-        del branches[row.depth + 1 :]
-        branches.append(branches[-1].add(_line(row, names)))
-    for text in more:
-        top.add(text)
+        if not row.depth:
+            groups.append([])
+        groups[-1].append(row)
+    room = sys.maxsize if is_endless() else MAX_ROWS
+    for number, (first, *below) in enumerate(groups):
+        if room <= 0:
+            top.add(left_out(len(groups) - number, "", "a pipe or --json lists them all"))
+            break
+        branch = top.add(_line(first, names))
+        room -= 1 + len(below)
+        listed = below[: len(below) + min(room, 0)]
+        for row in listed:
+            branch.add(_line(row, names))
+        if left := len(below) - len(listed):
+            branch.add(left_out(left, "", "a pipe or --json lists them all"))
     return top
 
 

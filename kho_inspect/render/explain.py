@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kho_inspect.render.json import SCHEMA_VERSION
 from kho_inspect.rules.catalogue import Rule
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SECTIONS = ("Matters", "Causes", "Enforced by")
 
@@ -24,19 +27,25 @@ def sections(rule: Rule) -> dict[str, str]:
     }
 
 
-def explain_text(rule: Rule) -> str:
-    """``KHO204  fatal`` and everything that is known of it."""
-    lines = [f"{rule.code}  {rule.severity.label}  {rule.title}"]
-    for label, text in {**sections(rule), "What to do": rule.hint}.items():
-        lines.append(
-            textwrap.fill(
-                f"{label}: {text.replace('``', '')}",
-                width=78,
+def print_rules(console: Console, rules: Iterable[Rule]) -> None:
+    """``KHO204  fatal`` and everything that is known of it, of each."""
+    from rich.text import Text
+
+    from kho_inspect.render.console import is_endless
+
+    for number, rule in enumerate(rules):
+        if number:
+            console.print()
+        head = Text.assemble((rule.code, "bold"), f"  {rule.severity.label}  {rule.title}")
+        console.print(head, soft_wrap=True)
+        for label, text in {**sections(rule), "What to do": rule.hint}.items():
+            words = textwrap.fill(
+                f"{label}: {text}",
+                width=console.width if is_endless() else min(console.width, 78),
                 initial_indent="  ",
                 subsequent_indent="      ",
             )
-        )
-    return "\n".join(lines)
+            console.print(Text(words), soft_wrap=True)
 
 
 def explain_document(rules: Iterable[Rule]) -> dict[str, Any]:

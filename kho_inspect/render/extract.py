@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from kho_inspect.render.console import plain, table
+from kho_inspect.render.console import most, plain, table
 from kho_inspect.units import human_size, plural
 
 MAX_LISTED = 200
@@ -20,7 +20,7 @@ def print_entries(console: Console, directory: str, entries: Sequence[dict[str, 
     doubtful = any(entry["doubts"] for entry in entries)
     columns = ("extracted", "size", "missing", *(("doubt",) if doubtful else ()))
     made = table(*columns, right=("size",))
-    for entry in entries[:MAX_LISTED]:
+    for entry in (listed := most(entries, MAX_LISTED)):
         missing: Counter[str] = Counter()
         for gap in entry["gaps"]:
             missing[gap["why"]] += gap["end"] - gap["start"]
@@ -32,7 +32,7 @@ def print_entries(console: Console, directory: str, entries: Sequence[dict[str, 
             *((plain(", ".join(entry["doubts"]) or "-", "yellow"),) if doubtful else ()),
         )
     console.print(made)
-    if len(entries) > MAX_LISTED:
-        console.print(Text(f"… {len(entries) - MAX_LISTED:,} more: see the manifest", "dim"))
+    if left := len(entries) - len(listed):
+        console.print(Text(f"… {left:,} more: --json lists them", "dim"))
     done = f"{plural(len(entries), 'file')} and manifest.json in {directory}"
     console.print(plain(done))

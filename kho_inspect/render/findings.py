@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from kho_inspect.render.console import grid, plain
+from kho_inspect.render.console import grid, most, plain
 from kho_inspect.render.names import message_text
 from kho_inspect.render.verdicts import decision_reasons, place
 from kho_inspect.rules.base import Decision, Finding, Severity
-from kho_inspect.rules.engine import Blocked, Verdict
+from kho_inspect.rules.engine import BY_CODE, Blocked, Verdict
 from kho_inspect.rules.statements import CaptureState, Integrity, Met
 from kho_inspect.units import plural
 
@@ -88,11 +88,12 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
             console.print(Text(worst.label, STYLES[worst]))
         alike = list(group)
         words = []
-        for spot in [spot for finding in alike for spot in finding.places][:MAX_ALIKE]:
+        listed = most([spot for finding in alike for spot in finding.places], MAX_ALIKE)
+        for spot in listed:
             words.append(plain(message_text(spot.message)))
             if where := place(spot):
                 words.append(plain(f"at {where}", "dim"))
-        left = sum(finding.count for finding in alike) - MAX_ALIKE
+        left = sum(finding.count for finding in alike) - len(listed)
         if left > 0:
             words.append(plain(f"… {left:,} more: --json lists them", "dim"))
         words.append(plain(f"→ {alike[0].hint}"))
@@ -107,10 +108,17 @@ def print_blocked(console: Console, blocked: Sequence[Blocked]) -> None:
     console.print()
     console.print(Text("not checked", "bold"))
     for group in blocked:
-        codes = group.codes
-        listed = " ".join(codes) if len(codes) <= 6 else f"{codes[0]} … {codes[-1]} ({len(codes)})"
-        words = plain(f"{listed}: {group.reason}", "dim")
+        words = plain(f"{_intervals(group.codes)}: {group.reason}", "dim")
         console.print(Padding(words, (0, 0, 0, 2)))
+
+
+def _intervals(codes: Sequence[str]) -> str:
+    """``KHO101 KHO301…KHO304``: each interval holds just the rules that are named."""
+    known = list(BY_CODE)
+    places = sorted(map(known.index, codes))
+    runs = groupby(enumerate(places), lambda pair: pair[1] - pair[0])
+    spans = [[known[place] for _, place in run] for _, run in runs]
+    return " ".join(f"{span[0]}…{span[-1]}" if len(span) > 2 else " ".join(span) for span in spans)
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:

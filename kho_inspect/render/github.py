@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kho_inspect.errors import KhoError
 from kho_inspect.render.findings import statements
-from kho_inspect.render.safe import safe
+from kho_inspect.render.safe import no_command, safe
 from kho_inspect.render.verdicts import counted, place
 from kho_inspect.rules.base import Severity
 from kho_inspect.rules.engine import Verdict
@@ -32,14 +32,14 @@ def github(verdict: Verdict, dump: str, error: KhoError | None = None) -> Iterat
         title = f"{finding.code} {finding.severity.label}"
         yield _annotation(_LEVELS[finding.severity], dump, title, text)
     for line in statements(verdict):
-        yield f"{_escaped(line.plain)}\n"
+        yield no_command(f"{_escaped(line.plain)}\n")
 
 
 def _annotation(level: str, path: str, title: str, text: str) -> str:
     properties = (
         f"file={_escaped(path, is_property=True)},title={_escaped(title, is_property=True)}"
     )
-    return f"::{level} {properties}::{_escaped(text)}\n"
+    return "::" + no_command(f"{level} {properties}::{_escaped(text)}\n")
 
 
 def _escaped(text: str, *, is_property: bool = False) -> str:

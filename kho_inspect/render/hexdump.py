@@ -11,9 +11,8 @@ _PRINTABLE = bytes(byte if 0x20 <= byte < 0x7F else ord(".") for byte in range(2
 
 def hexdump(data: bytes | memoryview, paddr: PhysAddr = 0) -> Iterator[str]:
     """16 bytes a line: address, two groups of eight, ASCII; equal lines fold to ``*``."""
-    digits = max(8, len(f"{paddr + len(data):x}"))
     for at, text in rows(data):
-        yield text if at is None else f"{paddr + at:0{digits}x}  {text}"
+        yield text if at is None else f"{paddr + at:#x}  {text}"
 
 
 def rows(data: bytes | memoryview) -> Iterator[tuple[int | None, str]]:

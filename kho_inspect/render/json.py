@@ -24,6 +24,7 @@ from kho_inspect.ownership.address import AddressInfo
 from kho_inspect.render.fdt_values import fdt_value
 from kho_inspect.render.names import given_text, item_name, message_text, path_name, place_name
 from kho_inspect.render.ranges import RangeBatch
+from kho_inspect.render.safe import no_json_command
 from kho_inspect.units import Extent
 
 SCHEMA_VERSION = 2
@@ -43,7 +44,7 @@ class Encoded:
 def stream(document: Document) -> Iterator[str]:
     """The document as text, piece by piece; an iterator becomes an array, one item per line."""
     yield "{"
-    yield from _members(document, 1)
+    yield from map(no_json_command, _members(document, 1))
     yield "\n}\n"
 
 

@@ -11,7 +11,7 @@ from kho_inspect.kernel_log.handed import writer_of
 from kho_inspect.kernel_log.kernels import Kernel
 from kho_inspect.locate.scan import FoundFdt, Located
 from kho_inspect.model.handover import Role, Scratch
-from kho_inspect.render.console import grid, plain
+from kho_inspect.render.console import grid, most, plain
 from kho_inspect.render.log import boot_words, kernel_words
 from kho_inspect.units import human_size, plural
 
@@ -36,14 +36,13 @@ def print_located(
         (place.paddr, f"{Role.STALE}: no root FDT stands there any more", place.why)
         for place in located.vacated
     ]
-    for number, (paddr, words, why) in enumerate(listed[:MAX_LISTED]):
+    for number, (paddr, words, why) in enumerate(shown := most(listed, MAX_LISTED)):
         best = number == 0 and bool(located.fdts)
         mark = Text("✔", "green") if best and located.fdts[0].valid_tree else Text(" ")
         line = plain(f"{paddr:#x}  {words}", "bold" if best else "")
         console.print(Text.assemble(mark, " ", line))
         console.print(grid([("", plain(why, "dim"))], 4))
-    if len(listed) > MAX_LISTED:
-        left = len(listed) - MAX_LISTED
+    if left := len(listed) - len(shown):
         console.print(Text(f"… {plural(left, 'more candidate')}: --json lists them", "dim"))
     if scratch is not None and scratch.areas:
         areas = ", ".join(f"{area} ({human_size(area.size)})" for area in scratch.areas)

@@ -12,7 +12,8 @@ from rich.text import Text
 from kho_inspect.intervals import Intervals
 from kho_inspect.model.claims import Hidden, Unclaimed
 from kho_inspect.model.handover import Handover
-from kho_inspect.render.console import heading, plain, table
+from kho_inspect.model.identity import Owner
+from kho_inspect.render.console import heading, is_endless, left_out, most, plain, table
 from kho_inspect.render.names import message_text, owner_name, path_name, place_name, with_given
 from kho_inspect.units import human_size
 
@@ -59,39 +60,71 @@ def _troubles(handover: Handover) -> dict[str, Intervals]:
     }
 
 
-def print_owners(console: Console, handover: Handover) -> None:
-    """The table by owner, then unclaimed, dangling and shared memory by range."""
+def _shares(handover: Handover, sort: str | None, depth: int | None) -> list[tuple[str, int, int]]:
+    """Name, bytes and blocks of each owner; of the first ``depth`` parts of names, the sums."""
+    sums: dict[Owner, tuple[int, int]] = {}
+    for share in handover.ownership.shares:
+        owner = (
+            share.owner
+            if depth is None
+            else share.owner._replace(parts=share.owner.parts[: depth - 1])
+        )
+        size, blocks = sums.get(owner, (0, 0))
+        sums[owner] = size + share.bytes, blocks + share.blocks
+    rows = [
+        (with_given(owner_name(owner), handover.names, owner), *sizes)
+        for owner, sizes in sums.items()
+    ]
+    if sort == "name":
+        rows.sort()
+    elif sort:
+        rows.sort(key=lambda row: row[1 if sort == "size" else 2], reverse=True)
+    return rows
+
+
+def print_owners(
+    console: Console,
+    handover: Handover,
+    *,
+    sort: str | None = None,
+    depth: int | None = None,
+    limit: int | None = None,
+) -> None:
+    """The table by owner, then unclaimed, dangling and shared memory by range.
+
+    ``limit``: owners that are listed; 0 is all, None all but on a terminal.
+    """
     ownership = handover.ownership
     made = table("owner", "bytes", "blocks", right=("bytes", "blocks"))
-    for share in ownership.shares[:MAX_OWNERS]:
-        owner = plain(with_given(owner_name(share.owner), handover.names, share.owner))
-        made.add_row(owner, human_size(share.bytes), f"{share.blocks:,}")
+    shares = _shares(handover, sort, depth)
+    listed = most(shares, MAX_OWNERS) if limit is None else shares[: limit or None]
+    for name, size, blocks in listed:
+        made.add_row(plain(name), human_size(size), f"{blocks:,}")
     console.print(made)
-    if len(ownership.shares) > MAX_OWNERS:
-        left = len(ownership.shares) - MAX_OWNERS
-        console.print(Text(f"… {left:,} more owners: --json lists them all", "dim"))
+    if left := len(shares) - len(listed):
+        console.print(left_out(left, "owners", "--limit 0 lists them all"))
     console.print(Text.assemble("preserved: ", overview(handover)))
     shift = ownership.page_shift
     for name, pages in _troubles(handover).items():
         if not len(pages[0]):
             continue
         heading(console, f"{name.capitalize()}: {_TROUBLE[name]}")
-        for extent in islice(ownership.extents(pages), MAX_LISTED):
+        room = len(pages[0]) if is_endless() else MAX_LISTED
+        for extent in islice(ownership.extents(pages), room):
             found = handover.index.places(extent.start >> shift, extent.end >> shift)
             names = "; ".join(map(place_name, found[:2])) + (" …" if len(found) > 2 else "")
             who = f"  {names}" if found else ""
             console.print(plain(f"  {extent}  {human_size(extent.size)}{who}"))
-        if len(pages[0]) > MAX_LISTED:
-            left = len(pages[0]) - MAX_LISTED
+        if (left := len(pages[0]) - room) > 0:
             console.print(Text(f"  … {left:,} more ranges: --json lists them all", "dim"))
         if name == Unclaimed.UNATTRIBUTED.value:
             _print_reasons(console, handover.hidden)
 
 
 def _print_reasons(console: Console, hidden: Sequence[Hidden]) -> None:
-    for reason in hidden[:MAX_REASONS]:
+    for reason in (listed := most(hidden, MAX_REASONS)):
         console.print(plain(f"  because {message_text(reason.message)}"))
         if reason.path:
             console.print(plain(f"    at {path_name(reason.path)}", "dim"))
-    if len(hidden) > MAX_REASONS:
-        console.print(Text("  … more reasons: --json lists them", "dim"))
+    if left := len(hidden) - len(listed):
+        console.print(Text(f"  … {left:,} more reasons: --json lists them", "dim"))

@@ -105,17 +105,17 @@ def with_owners(batches: Iterable[RangeBatch], handover: Handover) -> Iterator[R
 
 
 def range_lines(batch: RangeBatch) -> str:
-    """A line of text for each range, columns aligned for addresses up to 48 bits."""
+    """A line of text for each range, its columns two blanks apart."""
     starts, ends = batch.starts, batch.ends
     sizes = [_size(end - start) for start, end in zip(starts, ends, strict=True)]
     mixes = map(order_mix, batch.orders)
     if batch.owners is None:
         rows = zip(starts, ends, sizes, mixes, strict=True)
-        return ("%#014x-%#014x  %10s  %s\n" * len(starts)) % tuple(chain.from_iterable(rows))
+        return ("%#x-%#x  %s  %s\n" * len(starts)) % tuple(chain.from_iterable(rows))
     none = batch.unclaimed.name if batch.unclaimed else "none"
     owners = (safe(", ".join(names)) or none for names in batch.owners)
     owned = zip(starts, ends, sizes, mixes, owners, strict=True)
-    return ("%#014x-%#014x  %10s  %s  %s\n" * len(starts)) % tuple(chain.from_iterable(owned))
+    return ("%#x-%#x  %s  %s  %s\n" * len(starts)) % tuple(chain.from_iterable(owned))
 
 
 _size = lru_cache(4096)(human_size)

@@ -10,12 +10,12 @@ from rich.text import Text
 from kho_inspect.model.faults import Fault
 from kho_inspect.model.handover import Handover
 from kho_inspect.render.blobs import blob_content, blob_table, fdt_tree
-from kho_inspect.render.console import heading, plain, table
+from kho_inspect.render.console import heading, is_endless, left_out, most, plain, table
 from kho_inspect.render.contents import content_view
 from kho_inspect.render.findings import print_blocked, print_findings
 from kho_inspect.render.first_screen import print_first_screen
 from kho_inspect.render.names import message_text, path_name
-from kho_inspect.render.ranges import iter_ranges, order_mix
+from kho_inspect.render.ranges import iter_ranges, limited, order_mix
 from kho_inspect.render.tree import folded_tree
 from kho_inspect.rules.engine import Verdict
 from kho_inspect.units import human_size
@@ -69,12 +69,13 @@ def _print_ranges(console: Console, handover: Handover) -> None:
         return
     heading(console, "Preserved ranges")
     made = table("start", "end", "size", "blocks", right=("start", "end", "size"))
-    first = next(iter_ranges(handover.preserved, MAX_RANGES))
-    for start, end, orders in zip(first.starts, first.ends, first.orders, strict=True):
-        made.add_row(f"{start:#x}", f"{end:#x}", human_size(end - start), order_mix(orders))
+    room = total if is_endless() else MAX_RANGES
+    for batch in limited(iter_ranges(handover.preserved), room):
+        for start, end, orders in zip(batch.starts, batch.ends, batch.orders, strict=True):
+            made.add_row(f"{start:#x}", f"{end:#x}", human_size(end - start), order_mix(orders))
     console.print(made)
-    if total > MAX_RANGES:
-        console.print(Text(f"… {total - MAX_RANGES:,} more: kho-inspect ranges DUMP DTB", "dim"))
+    if total > room:
+        console.print(left_out(total - room, "", "kho-inspect ranges DUMP DTB"))
 
 
 def print_faults(console: Console, faults: Sequence[Fault]) -> None:
@@ -82,10 +83,10 @@ def print_faults(console: Console, faults: Sequence[Fault]) -> None:
     if not faults:
         return
     heading(console, "Faults")
-    for fault in faults[:MAX_FAULTS]:
+    for fault in (listed := most(faults, MAX_FAULTS)):
         words = plain(message_text(fault.message))
         console.print(Text.assemble(("✘ ", "red"), plain(fault.kind, "bold"), " ", words))
         if fault.path:
             console.print(Text.assemble("    at ", plain(path_name(fault.path))), style="dim")
-    if len(faults) > MAX_FAULTS:
-        console.print(Text(f"… {len(faults) - MAX_FAULTS:,} more: --json lists them all", "dim"))
+    if left := len(faults) - len(listed):
+        console.print(left_out(left, "", "--json lists them all"))

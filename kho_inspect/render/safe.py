@@ -1,6 +1,17 @@
-"""Strings of a dump made safe for a terminal."""
+"""Strings of a dump made safe for a terminal, and for what reads the output."""
 
 from __future__ import annotations
+
+import re
+
+_MARKS = str.maketrans(
+    {
+        **dict(zip("✔✘·×─│━╸", "+x|x-|--", strict=True)),
+        **{"…": "...", "→": "->", "├": "|", "└": "`", "▶": ">", "—": "-", "≥": ">=", "≤": "<="},
+    }
+)
+"""The marks and lines of the reports in ASCII."""
+_COMMAND = re.compile(r"(?:(?<=[\n\r])|\A)([^\S\n\r]*:):|##\[")
 
 
 def safe(text: str) -> str:
@@ -13,6 +24,26 @@ def safe(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(ord(char)) for char in text)
+
+
+def no_command(text: str) -> str:
+    """``text`` without what GitHub's runner takes for a workflow command.
+
+    That is ``::`` with nothing but blanks before it in its line, and ``##[`` anywhere.
+    """
+    if "::" not in text and "##[" not in text:
+        return text
+    return _COMMAND.sub(lambda found: f"{found[1]}\\x3a" if found[1] else "##\\x5b", text)
+
+
+def no_json_command(text: str) -> str:
+    """The same for JSON, in which no line begins with a string's contents."""
+    return text.replace("##[", "#\\u0023[")
+
+
+def ascii_marks(text: str) -> str:
+    """``text`` with the marks of the reports in ASCII: ``->`` for an arrow."""
+    return text if text.isascii() else text.translate(_MARKS)
 
 
 def _escape(code: int) -> str:

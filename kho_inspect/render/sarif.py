@@ -10,6 +10,7 @@ from urllib.parse import quote
 from kho_inspect import __version__
 from kho_inspect.errors import KhoError
 from kho_inspect.render.names import message_text, path_name
+from kho_inspect.render.safe import no_json_command
 from kho_inspect.render.verdicts import counted, states
 from kho_inspect.rules.base import Finding, Observation, Severity
 from kho_inspect.rules.engine import BY_CODE, Verdict
@@ -49,7 +50,7 @@ def sarif(verdict: Verdict, dump: str, error: KhoError | None = None) -> Iterato
             }
         ],
     }
-    yield json.dumps(document, indent=2)
+    yield no_json_command(json.dumps(document, indent=2))
     yield "\n"
 
 

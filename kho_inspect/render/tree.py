@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from rich.text import Text
 from rich.tree import Tree
 
-from kho_inspect.model.map import Line, PreservedMap
+from kho_inspect.model.map import MAX_LISTED, Line, PreservedMap
 from kho_inspect.model.preserved import Preserved
-from kho_inspect.render.console import plain
+from kho_inspect.render.console import is_endless, plain
 
 
 def folded_tree(preserved_map: PreservedMap, preserved: Preserved) -> Tree:
     """A Rich tree in which the map leaves out what is long."""
-    lines = preserved_map.outline(preserved, full=False)
+    lines = preserved_map.outline(
+        preserved, full=False, cap=sys.maxsize if is_endless() else MAX_LISTED
+    )
     top = Tree(_words(next(lines)), guide_style="dim")
     branches = [top]
     for line in lines:

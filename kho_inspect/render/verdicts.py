@@ -18,7 +18,7 @@ def decision_reasons(verdict: Verdict) -> list[str]:
     return [
         f"{code}: {message_text(printed[code].message)}"
         if code in printed
-        else f"{code}: {sections(BY_CODE[code])['Enforced by'].replace('``', '')}"
+        else f"{code}: {sections(BY_CODE[code])['Enforced by']}"
         for code in verdict.decision.reasons
     ] + [need.value for need in verdict.decision.unjudged]
 

@@ -54,7 +54,7 @@ class Rule:
     @property
     def explanation(self) -> str:
         """The docstring: what is checked, ``Matters:``, ``Causes:``, ``Enforced by:``."""
-        return inspect.getdoc(self.check) or ""
+        return (inspect.getdoc(self.check) or "").replace("``", "")
 
     def run(self, case: Case) -> Iterator[Finding]:
         """Every finding of this rule: one for each cause."""

@@ -53,8 +53,16 @@ BAD_INPUT: dict[str, tuple[list[str], str, str]] = {
         "root FDTs in the dump: 0x4a4000 (kho-v2)",
         "kho/in/fdt",
     ),
-    "base for an elf": (["dump.elf", "kho.dtb", "--base", "4K"], "--base and --map", "--format"),
-    "raw as elf": (["small.raw", "kho.dtb", "--format", "elf"], "is not an ELF file", "--format"),
+    "base for an elf": (
+        ["dump.elf", "kho.dtb", "--base", "4K"],
+        "--base and --map",
+        "--dump-format",
+    ),
+    "raw as elf": (
+        ["small.raw", "kho.dtb", "--dump-format", "elf"],
+        "is not an ELF file",
+        "--dump-format",
+    ),
     "overlapping maps": (
         ["small.raw", "kho.dtb", "--map", "0:0:4K", "--map", "0:0:4K"],
         "two --map blocks overlap at 0x0",
@@ -258,7 +266,7 @@ def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones() -> None:
-    done = kho_inspect(DUMP, DTB, "--format", "vmss")
+    done = kho_inspect(DUMP, DTB, "--dump-format", "vmss")
     assert done.status == 2
     assert "'vmss' is not one of auto, raw, elf, lime, kdump" in done.stderr
 

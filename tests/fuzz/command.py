@@ -140,7 +140,7 @@ def _check(it: Fuzzed, cursor: Cursor) -> Args:
     formats = ("text", "junit", "sarif", "github")
     targets = ("kho-v1", "kho-v2", "kho-v3", "kho-v4", "linux-7.3")
     flags = cursor.u8()
-    args = ["--format", formats[flags & 3]]
+    args = ["--dump-format", formats[flags & 3]]
     if flags & 4:
         args += ["--target", targets[cursor.u8() % len(targets)]]
     if flags & 8:
@@ -235,12 +235,12 @@ _MORE: tuple[Args, ...] = (
     ),
     *(["--page-size", size] for size in ("4K", "16K", "64K")),
     *(["--assume-abi", abi] for abi in ("kho-v1", "kho-v2", "kho-v3", "kho-v4")),
-    *(["--format", name] for name in ("raw", "elf", "lime", "kdump")),
-    ["--format", "raw", "--base", "0x100000"],
-    ["--format", "raw", "--map", "0x100000:0:0x1000", "--map", "4G:0x1000:64K"],
+    *(["--dump-format", name] for name in ("raw", "elf", "lime", "kdump")),
+    ["--dump-format", "raw", "--base", "0x100000"],
+    ["--dump-format", "raw", "--map", "0x100000:0:0x1000", "--map", "4G:0x1000:64K"],
 )
 """What changes how any input is read."""
-_DUMP_ONLY = ("--format", "--base", "--map")
+_DUMP_ONLY = ("--dump-format", "--base", "--map")
 
 
 def _reading(name: str, number: int) -> Args:

@@ -188,7 +188,7 @@ def test_a_stream_with_nothing_in_it_is_refused(dump: Path, packing: str) -> Non
         with pytest.raises(UnreadableInputError, match=f"compressed with {packing}") as caught:
             open_memory(str(dump))
         assert caught.value.source == str(dump)
-        assert "--format raw" in (caught.value.hint or "")
+        assert "--dump-format raw" in (caught.value.hint or "")
 
 
 def test_raw_memory_that_only_starts_like_a_stream_is_raw_when_asked_for(

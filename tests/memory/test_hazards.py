@@ -238,7 +238,7 @@ def assert_plain(text: str) -> None:
         ["ranges", f"--{ODD}"],
         ["ranges", "--base", ODD],
         ["ranges", "--map", ODD],
-        ["ranges", "--format", ODD],
+        ["ranges", "--dump-format", ODD],
     ],
     ids=lambda args: str(args).replace(repr(ODD)[1:-1], "ODD"),
 )

@@ -26,13 +26,13 @@ class Result:
 
 def kho_inspect(
     *args: str | Path,
-    columns: int = 80,
+    columns: int | None = 80,
     cwd: Path = REPO,
     timeout: float = 60,
     env: dict[str, str] | None = None,
 ) -> Result:
-    """Run ``kho-inspect`` with ``args``; never with a terminal."""
-    settings = {"PYTHONPATH": str(REPO), "PYTHONIOENCODING": "utf-8", "COLUMNS": str(columns)}
+    """Run ``kho-inspect`` with ``args``; never with a terminal. Without ``columns``: in a pipe."""
+    settings = {"PYTHONPATH": str(REPO), "PYTHONIOENCODING": "utf-8", "COLUMNS": str(columns or "")}
     done = subprocess.run(
         [sys.executable, "-m", "kho_inspect", *map(str, args)],
         cwd=cwd,
