@@ -133,8 +133,8 @@ def code_prefixes(lists: Sequence[str]) -> tuple[str, ...]:
         if not code.strip():
             continue
         prefix = code.strip().upper().rstrip("X")
-        prefix = prefix if prefix.startswith("KHO") else f"KHO{prefix}"
-        if prefix == "KHO" or not any(known.startswith(prefix) for known in BY_CODE):
+        prefix = prefix if prefix.startswith("KHO") else f"KHO{prefix or '?'}"
+        if not any(known.startswith(prefix) for known in BY_CODE):
             raise click.UsageError(f"no rule {code.strip()!r}; explain --all lists them")
         found.append(prefix)
     return tuple(found)
