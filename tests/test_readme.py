@@ -16,7 +16,7 @@ from tests.support.cli import REPO, kho_inspect
 
 README = (REPO / "README.md").read_text()
 SET_UP = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && "
-TEST = ".venv/bin/python -m pytest"
+TEST = ".venv/bin/python -m pytest -n auto"
 
 
 def _examples() -> list[tuple[str, str]]:
