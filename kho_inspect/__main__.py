@@ -11,7 +11,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 import gc
 import os
 
-from kho_inspect.cli import process
+from kho_inspect.cli import exit_codes, process
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     gc.disable()
     try:
         process.prepare()
+        process.need_memory()
         # Imported here: that takes long enough for a Ctrl-C, which is handled from now on.
         from kho_inspect.cli.main import run
 
@@ -29,6 +30,10 @@ def main() -> None:
     except process.Stopped as stopped:
         # Without flushing what is buffered: its reader was most likely stopped as well.
         os._exit(stopped.status)
+    except Exception as error:  # noqa: BLE001  what shows a traceback may be missing as well
+        status, message, hint = exit_codes.ending(error)
+        os.write(2, exit_codes.complaint(message, hint).encode(errors="backslashreplace"))
+        os._exit(status)
     sys.exit(status)
 
 

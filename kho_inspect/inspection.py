@@ -255,6 +255,7 @@ def open_dump(
         base=options.base,
         blocks=options.blocks,
         progress=progress,
+        max_unpacked=options.limits.unpacked,
     )
 
 

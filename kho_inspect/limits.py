@@ -26,6 +26,8 @@ class Limits:
     runs: int = _budget(32 << 20, "Separate runs of preserved pages.")
     # About a kilobyte of memory each.
     files: int = _budget(1 << 20, "LUO sessions, FLBs and files.")
+    # Some minutes, and as much disk where they are no zeros.
+    unpacked: int = _budget(64 << 30, "Bytes of a dump inside gzip, xz or zstd.")
 
 
 DEFAULT_LIMITS = Limits()

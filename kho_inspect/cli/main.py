@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import TextIO
 import click
 
 from kho_inspect import __version__
-from kho_inspect.cli import exit_codes, process
+from kho_inspect.cli import exit_codes
 from kho_inspect.cli.door import doors
 from kho_inspect.errors import ExpectationError, KhoError, SelectorError
 from kho_inspect.render.safe import safe
@@ -86,7 +85,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 clean, 1 findings, 2 usage, 3 input unreadable or not a "
-    "handover, 4 cannot judge, 70 an error of the program, 71 out of memory or descriptors.",
+    "handover, 4 cannot judge, 70 an error of the program or of how it is installed, 71 out of "
+    "memory or descriptors.",
     subcommand_metavar="[COMMAND] DUMP DTB [OPTIONS]",
 )
 @click.version_option(__version__, "-V", "--version", message="kho-inspect %(version)s")
@@ -119,33 +119,11 @@ def _run(args: list[str]) -> int:
         error.show(file=shown)
         _tell(shown.getvalue())
         return exit_codes.USAGE
-    except KhoError as error:
-        _complain(error.message, error.hint)
-        usage = isinstance(error, SelectorError | ExpectationError)
-        return exit_codes.USAGE if usage else exit_codes.UNREADABLE
     except BrokenPipeError:
         _abandon(sys.stdout)
         return exit_codes.BROKEN_PIPE
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            _complain(f"cannot go on: {error.strerror}", "raise ulimit -v and ulimit -n")
-            return exit_codes.EXHAUSTED
-        _abandon(sys.stdout)
-        _complain(f"cannot write the output: {error.strerror}")
-        return exit_codes.UNREADABLE
-    except (MemoryError, ImportError) as error:
-        reason = (str(error).strip() or "out of memory").splitlines()[-1]
-        _complain(f"out of memory, or badly installed: {reason}", "raise ulimit -v and ulimit -n")
-        return exit_codes.EXHAUSTED
-    except Exception as error:  # noqa: BLE001  a defect of ours: the status of findings would mislead
-        import traceback
-
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        _complain(
-            f"internal error: {type(error).__name__} in {where.name}() ({where.lineno}): {error}",
-            "report it, with the command and the two files if you can",
-        )
-        return exit_codes.INTERNAL
+    except Exception as error:  # noqa: BLE001  one of ours must not pass for findings
+        return _failed(error)
     return code if isinstance(code, int) else exit_codes.CLEAN
 
 
@@ -159,14 +137,26 @@ def _dispatch(args: list[str]) -> object:
         return exit_codes.USAGE
     try:
         with cli.make_context(PROGRAM, args) as context:
-            process.need_memory()
             return cli.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code
 
 
-def _complain(message: str, hint: str | None = None) -> None:
-    _tell(f"kho-inspect: {safe(message)}\n" + (f"  try: {safe(hint)}\n" if hint else ""))
+def _failed(error: Exception) -> int:
+    """Say what ended the run; its status."""
+    status, message, hint = exit_codes.ending(error)
+    lacking = status == exit_codes.EXHAUSTED
+    if isinstance(error, KhoError):
+        message, hint = error.message, exit_codes.hint_of(error)
+        if not lacking:
+            usage = isinstance(error, SelectorError | ExpectationError)
+            status = exit_codes.USAGE if usage else exit_codes.UNREADABLE
+    elif isinstance(error, OSError) and not lacking:
+        _abandon(sys.stdout)
+        status, hint = exit_codes.UNREADABLE, None
+        message = f"cannot write the output: {error.strerror}"
+    _tell(exit_codes.complaint(message, hint))
+    return status
 
 
 def _tell(text: str) -> None:

@@ -14,6 +14,7 @@ import click
 
 from kho_inspect.abi import ABIS, Kernel
 from kho_inspect.cli.door import document_stream
+from kho_inspect.cli.exit_codes import hint_of
 from kho_inspect.cli.live import LIVE_FDT, LIVE_MEMORY, take_live
 from kho_inspect.cli.params import Address, Area, DumpFormat, Mode, RamMap, Root, Target
 from kho_inspect.cli.process import exit_when_cut_short
@@ -215,8 +216,8 @@ _OPTIONS = (
     ),
 )
 
-_BUDGETS = tuple(
-    click.option(
+_BUDGETS = {
+    name: click.option(
         f"--max-{name}",
         type=Address(),
         metavar="N",
@@ -224,7 +225,7 @@ _BUDGETS = tuple(
         help=f"{text} Default: {default >> 20}M.",
     )
     for name, default, text in BUDGETS
-)
+}
 
 _DUMP_FORMAT = click.option(
     "--dump-format",
@@ -246,7 +247,8 @@ def reads_handover(
     Without ``needs_dtb`` there is none.
     """
     dtb = (_DTB if more_arguments else _OPTIONAL_DTB,) if needs_dtb else ()
-    options = (*_OPTIONS, *LIVE_MEMORY, *LIVE_FDT, *_DUMP_OPTIONS, _DUMP_FORMAT, *_BUDGETS)
+    budgets = _BUDGETS.values()
+    options = (*_OPTIONS, *LIVE_MEMORY, *LIVE_FDT, *_DUMP_OPTIONS, _DUMP_FORMAT, *budgets)
     return _with_input(function, (_DUMP, *dtb, *options))
 
 
@@ -295,7 +297,8 @@ takes_mode = click.option(
 
 def reads_dump(function: Callable[..., int]) -> Callable[..., int]:
     """The same for a command that needs no DTB."""
-    return _with_input(function, (_DUMP, *LIVE_MEMORY, *_DUMP_OPTIONS, _DUMP_FORMAT))
+    options = (*LIVE_MEMORY, *_DUMP_OPTIONS, _DUMP_FORMAT, _BUDGETS["unpacked"])
+    return _with_input(function, (_DUMP, *options))
 
 
 def _with_input(
@@ -327,6 +330,7 @@ def _with_input(
         except SelectorError:
             raise
         except KhoError as error:
+            error.hint = hint_of(error)
             given.write_error(error, target)
             raise
 

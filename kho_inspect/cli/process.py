@@ -41,7 +41,7 @@ def prepare() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115  # for good
     # Each thread of numpy's OpenBLAS reserves memory at import, and aborts where there is none.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for one in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(one) is not signal.SIG_IGN:  # by nohup, or a shell's ``&``
             signal.signal(one, _stop)

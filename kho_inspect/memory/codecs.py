@@ -33,7 +33,7 @@ def optional_module(name: str, path: str, otherwise: str = "", codec: str = "") 
     """
     try:
         return import_module(name)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         extra = EXTRAS[name]
         raise UnreadableInputError(
             f"{path}: {codec or extra} compression needs the Python module {name}, "

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 from kho_inspect.errors import UnreadableInputError
+from kho_inspect.limits import DEFAULT_LIMITS, exceeded
 from kho_inspect.memory.codecs import optional_module
 from kho_inspect.memory.files import MappedFile
 from kho_inspect.units import human_size
@@ -19,10 +20,14 @@ from kho_inspect.units import human_size
 BLOCK = 4096
 """Granularity of holes."""
 _ZEROS = bytes(BLOCK)
+_LONG = bytes(16 * BLOCK)
+"""Zeros that are passed over at once."""
 PIECE = 1 << 20
 """Bytes of the file between two reports of progress."""
 FED = 2048
 """Bytes unpacked at a time: zstd makes at most 64 MiB of them, which no option limits."""
+_HELD = 1 << 16
+"""Pieces, of a byte or none, that are written together."""
 MAX_WINDOW = 256 << 20
 """Memory that a decoder may take: xz -9 needs 65 MiB, zstd --long 128 MiB."""
 RESERVE = 128 << 20
@@ -77,13 +82,16 @@ def find_packing(head: bytes) -> Packing | None:
 
 
 def unpack(
-    file: MappedFile, packing: Packing, progress: Callable[[int], None] = lambda size: None
+    file: MappedFile,
+    packing: Packing,
+    progress: Callable[[int], None] = lambda size: None,
+    limit: int = DEFAULT_LIMITS.unpacked,
 ) -> tuple[MappedFile, str]:
     """The contents as a file that goes by the same name, and what is to be noted of them.
 
-    ``progress`` gets bytes of ``file`` as they are taken. A stream that breaks off gives what
-    came before. Raises NothingInsideError when nothing did, UnreadableInputError when the disk
-    is too small or the decoder is not installed.
+    ``progress`` gets bytes of ``file`` as they are taken. A stream that breaks off, or has more
+    than ``limit`` bytes, gives what came before. Raises NothingInsideError when nothing did,
+    UnreadableInputError when the disk is too small or the decoder is not installed.
     """
     folder = os.environ.get("TMPDIR") or "/var/tmp"  # /tmp is often memory
     import tempfile  # most dumps are not packed
@@ -93,8 +101,11 @@ def unpack(
         out = tempfile.TemporaryFile(buffering=PIECE, dir=folder)  # noqa: SIM115  # kept open
         try:
             for piece in _joined(_pieces(file, packing, progress)):
-                _write_sparse(out, piece, size)
-                size += len(piece)
+                kept = piece[: limit - size]
+                _write_sparse(out, kept, size)
+                size += len(kept)
+                if len(kept) < len(piece):
+                    raise EOFError(f"holds {exceeded('bytes', 'unpacked', limit)}: it is cut off")
         except EOFError as error:
             note = str(error)
         out.truncate(size)
@@ -146,21 +157,23 @@ def _pieces(file: MappedFile, packing: Packing, progress: Callable[[int], None])
 
 
 def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Pieces of PIECE bytes or more: a stream of one-byte members is not written byte by byte.
+    """Pieces of PIECE bytes, or of many: a stream of one-byte members is not written one by one.
 
     Passes EOFError on, after what came before it.
     """
-    held = bytearray()
+    held: list[bytes] = []
+    size = 0
     try:
         for piece in pieces:
-            held += piece
-            if len(held) >= PIECE:
-                yield bytes(held)
-                held.clear()
+            held.append(piece)
+            size += len(piece)
+            if size >= PIECE or len(held) == _HELD:
+                yield b"".join(held)
+                held, size = [], 0
     except EOFError:
-        yield bytes(held)
+        yield b"".join(held)
         raise
-    yield bytes(held)
+    yield b"".join(held)
 
 
 def _write_sparse(out: IO[bytes], piece: bytes, offset: int) -> None:
@@ -174,6 +187,8 @@ def _write_sparse(out: IO[bytes], piece: bytes, offset: int) -> None:
             if out.tell() != offset + start:
                 out.seek(offset + start)
             out.write(block)
+        elif piece.startswith(_LONG, end):
+            end += len(_LONG)
         start, end = end, end + BLOCK
 
 

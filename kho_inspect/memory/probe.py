@@ -14,6 +14,7 @@ from kho_inspect.layouts.diskdump import (
 from kho_inspect.layouts.elf import ELFMAG
 from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES, fdt_header_start
 from kho_inspect.layouts.lime import LIME_MAGIC_BYTES
+from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.memory import lime
 from kho_inspect.memory.base import PhysicalMemory
 from kho_inspect.memory.compressed import NothingInsideError, find_packing, unpack
@@ -69,15 +70,16 @@ def open_memory(
     base: PhysAddr = 0,
     blocks: Sequence[RamBlock] = (),
     progress: Callable[[int], None] = lambda size: None,
+    max_unpacked: int = DEFAULT_LIMITS.unpacked,
 ) -> PhysicalMemory:
     """Open a dump; ``auto`` probes the format, ``base`` and ``blocks`` are for raw ones.
 
-    A compressed file is unpacked first, while ``progress`` gets bytes of it as they are taken;
-    ``format_name`` is the format of what is inside.
+    A compressed file is unpacked first, to ``max_unpacked`` bytes at most, while ``progress`` gets
+    bytes of it as they are taken; ``format_name`` is the format of what is inside.
 
     Raises UnreadableInputError with what is wrong and what to try.
     """
-    file, wrapping, notes = _unwrap(MappedFile(path), format_name, progress)
+    file, wrapping, notes = _unwrap(MappedFile(path), format_name, progress, max_unpacked)
     memory = _open(file, format_name, base, blocks)
     if wrapping:
         memory.format = f"{memory.format} ({', '.join(wrapping)})"
@@ -86,14 +88,14 @@ def open_memory(
 
 
 def _unwrap(
-    file: MappedFile, format_name: str, progress: Callable[[int], None]
+    file: MappedFile, format_name: str, progress: Callable[[int], None], max_unpacked: int
 ) -> tuple[DumpFile, list[str], list[str]]:
     """The dump itself; the names of what was around it; what is to be noted of that."""
     wrapping, notes = [], []
     packing = find_packing(_head(file))
     if packing:
         try:
-            file, note = unpack(file, packing, progress)
+            file, note = unpack(file, packing, progress, max_unpacked)
             wrapping.append(packing.name)
             notes += [note] if note else []
         except NothingInsideError:

@@ -169,7 +169,7 @@ def stream_packed(
         elf.elf64_nhdr, n_namesz=len(NOTE_NAME), n_descsz=len(packed.note), n_type=NOTE_TYPE
     )
     note += NOTE_NAME + packed.note.ljust(elf.note_padded(len(packed.note)), b"\0")
-    segments = list(_segments(packed))
+    segments = list(_writable(_segments(packed)))
     phnum = len(segments) + 1
     if phnum > MAX_SEGMENTS:
         raise KhoError(
@@ -212,6 +212,16 @@ def _segments(packed: Plan) -> Iterator[tuple[Extent, int]]:
             yield Extent(declared.start, bounds[0]), 0
         for extent, bound in zip(inside, bounds[1:], strict=True):
             yield Extent(extent.start, bound), extent.size
+
+
+def _writable(segments: Iterable[tuple[Extent, int]]) -> Iterator[tuple[Extent, int]]:
+    """The same, none of 2**64 bytes: p_memsz has no room for that."""
+    half = 1 << 63
+    for extent, filesz in segments:
+        if extent.size > (1 << 64) - 1:
+            yield Extent(0, half), filesz
+            extent, filesz = Extent(half, extent.end), 0
+        yield extent, filesz
 
 
 def _ehdr(phnum: int, shoff: int) -> bytes:

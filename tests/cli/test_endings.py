@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
 import resource
 import shutil
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from kho_inspect.cli import exit_codes
 from kho_inspect.cli.main import COMMANDS, run
 from kho_inspect.cli.options import Input
 from tests.support.builder import Image
@@ -392,15 +395,6 @@ def test_a_dtb_in_the_way_is_told_before_the_scan(
     assert (result.status, "kho.dtb exists" in result.stderr) == (3, True)
 
 
-@pytest.mark.parametrize("kib", [60_000, 90_000])
-def test_little_memory_has_words_and_a_status_of_its_own(kib: int) -> None:
-    shell = f"ulimit -v {kib}; exec {sys.executable} -m kho_inspect {DUMP} {DTB}"
-    done = subprocess.run(["bash", "-c", shell], cwd=REPO, capture_output=True, check=False)
-    assert (done.returncode, done.stdout) == (71, b"")
-    assert b"Cannot allocate memory" in done.stderr
-    assert b"OpenBLAS" not in done.stderr
-
-
 def test_a_module_beside_the_dump_is_not_run(tmp_path: Path) -> None:
     for name in ("numpy", "click", "rich", "construct", "tomllib", "gc"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('hostile')")
@@ -418,3 +412,118 @@ def test_help_of_a_command_is_its_help() -> None:
     asked = in_process("help", "check")
     assert asked.status == 0
     assert asked.stdout == in_process("check", "--help").stdout
+
+
+# -- too little of something
+
+
+def started(limit: str, *args: str | Path, act: str = "") -> subprocess.CompletedProcess[str]:
+    """The command line where, once Python stands, ``limit`` is set and ``act`` done."""
+    script = f"import resource, sys\nimport kho_inspect.__main__ as program\n{act}\n{limit}\n"
+    return subprocess.run(
+        [sys.executable, "-c", f"{script}program.main()", *map(str, args)],
+        cwd=REPO,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["show", "extract"])
+@pytest.mark.parametrize("number", range(3, 9))
+def test_few_descriptors_were_an_unreadable_input(
+    command: str, number: int, tmp_path: Path
+) -> None:
+    limit = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({number}, {number}))"
+    done = started(limit, *arguments(command, tmp_path))
+    if done.returncode != 71:
+        assert number > 5
+        assert done.returncode == 0
+        return
+    message, hint = done.stderr.splitlines()
+    assert message.startswith("kho-inspect: cannot ")
+    assert message.endswith(": Too many open files")
+    assert hint == "  try: raise ulimit -n"
+
+
+def test_few_descriptors_are_said_in_json_with_the_same_hint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lack(*args: object, **options: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("mmap.mmap", lack)
+    result = in_process("show", DUMP, DTB, "--json")
+    assert result.status == 71
+    assert json.loads(result.stdout)["error"]["hint"] == "raise ulimit -n"
+    assert result.stderr.endswith("Too many open files\n  try: raise ulimit -n\n")
+
+
+@pytest.mark.parametrize("kib", [15_000, 60_000, 100_000, 200_000])
+def test_little_memory_ends_in_words_or_is_enough(kib: int, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kho_inspect", *arguments("extract", tmp_path)],
+        cwd=REPO,
+        env={**os.environ, "PYTHONPATH": str(REPO), "OPENBLAS_NUM_THREADS": "64"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (kib << 10, kib << 10)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if kib < 200_000:
+        words = "kho-inspect: cannot go on: Cannot allocate memory\n  try: raise ulimit -v"
+        assert (done.returncode, done.stderr[: len(words)]) == (71, words)
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_dump_larger_than_the_address_space_is_no_unreadable_input(tmp_path: Path) -> None:
+    dump = tmp_path / "dump"
+    with dump.open("wb") as file:
+        file.truncate(1 << 40)
+    limit = "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))"
+    done = started(limit, "show", dump, DTB)
+    assert (done.returncode, done.stdout) == (71, "")
+    assert done.stderr == (
+        f"kho-inspect: cannot map {dump}: Cannot allocate memory\n"
+        f"  try: {exit_codes.REMEDIES[errno.ENOMEM]}\n"
+    )
+
+
+@pytest.mark.parametrize("module", ["click", "numpy", "rich.console"])
+def test_a_missing_module_was_called_a_lack_of_memory(module: str) -> None:
+    done = started("", "show", DUMP, DTB, act=f"sys.modules[{module!r}] = None")
+    assert (done.returncode, done.stdout) == (70, "")
+    message, hint = done.stderr.splitlines()
+    assert message.startswith("kho-inspect: badly installed: ")
+    assert module in message
+    assert hint == "  try: pip install --force-reinstall kho-inspect"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ImportError("libx.so: failed to map segment from shared object"), 71),
+        (ImportError("libx.so: cannot open shared object file: Too many open files"), 71),
+        (ImportError("libx.so: cannot open shared object file: No such file or directory"), 70),
+        (ImportError("libx.so: undefined symbol: Py_None"), 70),
+        (ModuleNotFoundError("No module named 'x'"), 70),
+        (MemoryError(), 71),
+        (OSError(errno.ENFILE, "too many"), 71),
+    ],
+    ids=repr,
+)
+def test_an_import_that_fails_is_told_from_a_shortage(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
+) -> None:
+    def fail(given: Input) -> object:
+        # As numpy does it: an error of its own, with the cause in the chain.
+        raise ImportError("see the list of common reasons\n") from error
+
+    monkeypatch.setattr(Input, "inspect", fail)
+    result = in_process("owners", DUMP, DTB)
+    assert (result.status, result.stdout) == (status, "")
+    assert result.stderr.count("\n") == 2

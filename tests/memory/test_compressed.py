@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,8 +17,11 @@ from hypothesis import strategies as st
 
 from kho_inspect.errors import KhoError, UnreadableInputError
 from kho_inspect.memory import Presence, compressed, open_memory
+from kho_inspect.memory.files import MappedFile
 from tests.support.builder import Image
+from tests.support.cli import DUMP, REPO
 from tests.support.kdump_writer import flatten, write_kdump, write_lime
+from tests.support.running import in_process
 
 PAGE = 4096
 
@@ -256,8 +260,6 @@ def test_a_bomb_of_zeros_takes_no_disk(dump: Path, tmp_path: Path) -> None:
 def test_pieces_stay_small_whatever_comes_out(packing: str, dump: Path) -> None:
     dump.write_bytes(PACKERS[packing](bytes(200 << 20)))
     row = next(row for row in compressed.PACKINGS if row.name == packing)
-    from kho_inspect.memory.files import MappedFile
-
     sizes = [len(piece) for piece in compressed._pieces(MappedFile(str(dump)), row, lambda n: None)]
     assert sum(sizes) == 200 << 20
     assert max(sizes) <= 64 << 20
@@ -319,3 +321,84 @@ def test_what_came_before_damage_is_kept() -> None:
     assert next(joined) == b"abc"
     with pytest.raises(EOFError, match="is damaged"):
         next(joined)
+
+
+# -- bombs
+
+
+def test_what_is_left_of_a_piece_is_not_copied_for_each_member(packing: str, dump: Path) -> None:
+    member = PACKERS[packing](b"x")
+    dump.write_bytes(member * 5000)
+    row = next(row for row in compressed.PACKINGS if row.name == packing)
+    given_back = 0
+
+    class Decoder:
+        def __init__(self, module: object) -> None:
+            self.inner = row.decoder(module)
+
+        def __getattr__(self, name: str) -> object:
+            nonlocal given_back
+            found = getattr(self.inner, name)
+            given_back += len(found) if name == "unused_data" else 0
+            return found
+
+    pieces = compressed._pieces(
+        MappedFile(str(dump)), row._replace(decoder=Decoder), lambda size: None
+    )
+    assert sum(map(len, pieces)) == 5000
+    assert given_back <= compressed.FED * 5000
+
+
+@pytest.mark.parametrize("kind", ["zeros", "ones", "noise"])
+def test_a_dump_beyond_the_budget_is_cut_off_and_said(dump: Path, packing: str, kind: str) -> None:
+    size = 3 << 20
+    rest = random.Random(4).randbytes(size) if kind == "noise" else bytes([kind == "ones"]) * size
+    dump.write_bytes(PACKERS[packing](b"raw." + rest[4:]))
+    memory = open_memory(str(dump), max_unpacked=1_500_000)
+    assert memory.size == 1_500_000
+    assert memory.notes == (
+        f"the {packing} stream holds more than 1,500,000 bytes; --max-unpacked raises that: "
+        "it is cut off after 1.4 MiB of the dump",
+    )
+    assert bytes(memory.read(4, 1_499_996)) == rest[4:1_500_000]
+    enough = open_memory(str(dump), max_unpacked=size)
+    assert (enough.size, enough.notes) == (size, ())
+
+
+def test_no_more_is_unpacked_than_the_budget(
+    dump: Path, packing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is bounded by it, too."""
+    dump.write_bytes(b"".join(PACKERS[packing](bytes(8 << 20)) for _ in range(40)))
+    made = 0
+    pieces = compressed._pieces
+
+    def counted(*args: Any) -> Iterator[bytes]:
+        nonlocal made
+        for piece in pieces(*args):
+            made += len(piece)
+            yield piece
+
+    monkeypatch.setattr(compressed, "_pieces", counted)
+    open_memory(str(dump), max_unpacked=10 << 20)
+    assert 10 << 20 < made <= 20 << 20
+
+
+def test_a_budget_of_nothing_is_named(dump: Path, packing: str) -> None:
+    dump.write_bytes(PACKERS[packing](b"raw."))
+    with pytest.raises(UnreadableInputError, match="--max-unpacked raises that"):
+        open_memory(str(dump), max_unpacked=0)
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("show", 4), ("check", 4), ("owners", 1), ("locate", 0), ("carve", 0), ("log", 3)],
+)
+def test_every_command_has_the_budget_of_a_packed_dump(
+    dump: Path, command: str, status: int
+) -> None:
+    dump.write_bytes(gzip.compress((REPO / DUMP).read_bytes()))
+    cut = in_process(command, dump, "--max-unpacked", "300K")
+    assert (cut.status, "internal error" in cut.stderr) == (status, False)
+    if command in ("show", "check"):
+        assert "holds more than 307,200 bytes; --max-unpacked raises that" in cut.stdout

@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 
+from kho_inspect.cli.main import COMMANDS
+from kho_inspect.memory import open_memory
 from kho_inspect.recover import pack as packing
+from kho_inspect.units import Extent
 from tests.support.captures import Capture
 from tests.support.cli import DTB, DUMP, REPO, kho_inspect
+from tests.support.dump_files import Segment, write_elf
+from tests.support.kdump_writer import lime_header, write_lime
 from tests.support.running import in_process
 
 
@@ -114,3 +119,46 @@ def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
     result = kho_inspect("pack", DUMP, DTB, "-o", tmp_path / "nowhere" / "packed.elf")
     assert (result.status, result.stdout) == (3, "")
     assert "cannot write" in result.stderr
+
+
+@pytest.mark.parametrize("form", ["lime", "elf"])
+@pytest.mark.parametrize("start", [0, 0x1000, (1 << 64) - 0x1000])
+def test_memory_up_to_the_last_address_made_pack_raise(
+    tmp_path: Path, form: str, start: int
+) -> None:
+    dump, packed, last = tmp_path / "dump", tmp_path / "packed.elf", (1 << 64) - 1
+    if form == "lime":
+        dump.write_bytes(lime_header(start, last) + b"x" * 4096)
+    else:
+        write_elf(dump, [Segment(start, b"x" * 4096, last), Segment(last - 4095, b"", last)])
+    for more in ((), ("--content",), ("--no-scratch",)):
+        result = in_process("pack", dump, REPO / DTB, "-o", packed, "--force", *more)
+        assert (result.status in (1, 4), packed.exists()) == (True, True), result.stderr
+        assert open_memory(str(packed)).declared == (Extent(start, 1 << 64),)
+        packed.unlink()
+
+
+@pytest.mark.parametrize("form", ["lime", "elf"])
+def test_memory_up_to_the_last_address_ends_no_command(tmp_path: Path, form: str) -> None:
+    memory, dump, last = open_memory(str(REPO / DUMP)), tmp_path / "dump", (1 << 64) - 1
+    parts = [(one.start, bytes(memory.read(one.start, one.size))) for one in memory.stored]
+    top = parts[-1][0] + len(parts[-1][1])
+    if form == "lime":
+        write_lime(dump, parts)
+        with dump.open("ab") as file:
+            file.write(lime_header(top, last) + b"x" * 4096)
+    else:
+        write_elf(dump, [*(Segment(*part) for part in parts), Segment(top, b"x" * 4096, last)])
+    for command in COMMANDS:
+        more: dict[str, list[str | Path]] = {
+            "addr": [hex(last)],
+            "read": ["0xfffffffffffffff0+16"],
+            "find": ["LUO"],
+            "extract": ["-o", tmp_path / "out"],
+            "pack": ["-o", tmp_path / "packed"],
+        }
+        dtb = [] if command in ("locate", "log", "carve") else [REPO / DTB]
+        if command not in ("targets", "explain"):
+            result = in_process(command, dump, *dtb, *more.get(command, []))
+            assert result.status in (0, 1, 3, 4), result
+            assert "internal error" not in result.stderr

@@ -207,3 +207,26 @@ def test_a_manifest_is_one_json_document(tmp_path: Path) -> None:
     case = blobs(tmp_path, "one")
     case.extract()
     assert json.loads((case.out / "manifest.json").read_text())["source"] == str(case.files[0])
+
+
+@pytest.mark.parametrize("kind", ["itself", "hard link", "symbolic link"])
+def test_no_dtb_is_written_over_the_dump(tmp_path: Path, kind: str) -> None:
+    case = blobs(tmp_path, "one")
+    dump = target = case.files[0]
+    before = dump.read_bytes()
+    if kind != "itself":
+        target = tmp_path / "other"
+        (target.hardlink_to if kind == "hard link" else target.symlink_to)(dump)
+    result = in_process("locate", dump, "--write-dtb", target, "--force")
+    assert (result.status, "is the input" in result.stderr) == (3, True)
+    assert dump.read_bytes() == before
+
+
+def test_no_manifest_is_written_over_the_dump(tmp_path: Path) -> None:
+    case = blobs(tmp_path, "one")
+    case.out.mkdir(parents=True)
+    (case.out / "manifest.json").hardlink_to(case.files[0])
+    before = case.files[0].read_bytes()
+    result = in_process("extract", *case.files, "-o", case.out, "--force")
+    assert (result.status, "is the input" in result.stderr) == (3, True)
+    assert case.files[0].read_bytes() == before
