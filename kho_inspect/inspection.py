@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,7 @@ from kho_inspect.decoders.subnode import read_blobs
 from kho_inspect.decoders.systemd import read_names
 from kho_inspect.errors import FdtError, LostHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
-from kho_inspect.kernel_log.handed import printed_by, printed_of
-from kho_inspect.kernel_log.kernels import Traces, find_kernels
+from kho_inspect.kernel_log.traces import Traces
 from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.locate.live import DEBUGFS, LiveHandover, live_handover, read_live_root
@@ -47,8 +46,6 @@ from kho_inspect.walk.radix import walk_radix
 
 MAX_SCANNED = 4 << 30
 """Bytes of stored memory that are searched for the FDT, and for what points to it."""
-
-
 MAX_OTHERS = 8
 """Root FDTs of a dump that are read besides the one in question."""
 
@@ -133,7 +130,7 @@ def examine(
     except LostHandoverError as error:
         located, printed = _scan(memory)
         gone = {place.paddr for place in located.vacated}
-        told = printed_of(printed, None, gone, late=True)
+        told = _printed_of(printed, None, gone, late=True)
         return replace(case_of(None, question), lost=error, printed=told)
     except FdtError as error:
         limit = options.limits.fdt
@@ -155,7 +152,7 @@ def examine(
         named = {place.paddr for place in opened.located.vacated}
     case = replace(
         case,
-        printed=printed_of(opened.printed, handover.fdt, named, late=late),
+        printed=_printed_of(opened.printed, handover.fdt, named, late=late),
         handed=frozenset(one.fdt for one in opened.printed if one.fdt is not None),
     )
     if not case.misreads or case.printed:
@@ -185,8 +182,22 @@ def _scan(
     traces = Traces()
     located = locate(memory, limit=limit, also=traces.look)
     # Only a kernel that something points to a handover has to say something of it.
-    kernels = find_kernels(memory, traces) if located.pointers or survey else ()
-    return located, tuple(printed_by(kernels))
+    if not (located.pointers or survey) or not traces.in_dump(memory):
+        return located, ()
+    from kho_inspect.kernel_log.handed import printed_by
+    from kho_inspect.kernel_log.kernels import find_kernels
+
+    return located, tuple(printed_by(find_kernels(memory, traces)))
+
+
+def _printed_of(
+    printed: Sequence[Printed], root: RootFdt | None, named: Collection[PhysAddr], *, late: bool
+) -> tuple[Printed, ...]:
+    if not printed:
+        return ()
+    from kho_inspect.kernel_log.handed import printed_of
+
+    return printed_of(printed, root, named, late=late)
 
 
 def case_of(

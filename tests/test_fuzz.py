@@ -33,6 +33,8 @@ EXAMPLES = {
     "kdump": 150,
     "tree": 200,
     "blobs": 80,
+    "log": 80,
+    "carve": 80,
     "command": 40,
 }
 """Random inputs per entry: a second or two of each."""
@@ -96,6 +98,9 @@ PLANTED: list[tuple[str, str, bytes]] = [
     ("tree", "kho_inspect.walk.chunk_list.ChunkList", b"\x05"),
     ("tree", "kho_inspect.walk.vmalloc.VmallocArea", b"\x07"),
     ("blobs", "kho_inspect.decoders.memblock.Memblock", b""),
+    ("log", "kho_inspect.kernel_log.printk._Reader", b""),
+    ("log", "kho_inspect.kernel_log.kernels.ring_at", b"\x03"),
+    ("carve", "kho_inspect.carve.carver._Carver", b""),
     ("command", "kho_inspect.rules.engine.judge", b""),
 ]
 """Entry, what raises when it is called, and an input on which it is."""

@@ -35,6 +35,8 @@ from kho_inspect.units import PhysAddr, plural
 
 MAX_COPIES = 16
 """Blobs of one name that are kept though nothing names them."""
+MAX_NAMED = 1 << 11
+"""Sessions that are followed as if the user named their place, wherever sessions seem to begin."""
 
 
 def carve(
@@ -52,7 +54,8 @@ def carve(
     """
     shifts = list(PAGE_SHIFTS.values()) if page_size == "auto" else [PAGE_SHIFTS[page_size]]
     anchors = Anchors() if sessions is not None else scan(memory, progress)
-    found = [_Carver(memory, shift, limits, anchors, sessions).carving() for shift in shifts]
+    every = [Files(memory, shift, limits) for shift in shifts]
+    found = [_Carver(files, anchors, sessions).carving() for files in every]
     best = max(found, key=_score)
     if sessions is not None and not best.files:
         raise KhoError(
@@ -68,6 +71,23 @@ def carve(
     return replace(best, page_size_reason=reason)
 
 
+def carve_widely(memory: PhysicalMemory, limits: Limits = DEFAULT_LIMITS) -> Iterator[Item]:
+    """What :func:`carve` yields, and what it does from each place that begins like sessions.
+
+    What it reads on the way is all that :func:`carve` reads, with any page size and ``sessions``.
+    """
+    anchors = scan(memory)
+    every = [Files(memory, shift, limits) for shift in PAGE_SHIFTS.values()]
+    found = [(_Carver(files, anchors).carving(), files) for files in every]
+    best, files = max(found, key=lambda one: _score(one[0]))
+    yield from best.items
+    files.read_before.clear()
+    files.most = files.examined + MAX_NAMED
+    for paddr in (*anchors[AnchorKind.SESSION_BLOCK], *anchors[AnchorKind.SESSION_ARRAY]):
+        if paddr not in files.read_before and files.examined < files.most:
+            yield from _Carver(files, Anchors(), paddr).carving().items
+
+
 def _score(carving: Carving) -> tuple[int, int, int]:
     """How well a page size fits: more of a better trust first, then what leaves less doubt."""
     found = [item.provenance for item in carving.items if item.provenance is not None]
@@ -79,16 +99,8 @@ def _score(carving: Carving) -> tuple[int, int, int]:
 class _Carver:
     """What one page size makes of the anchors."""
 
-    def __init__(
-        self,
-        memory: PhysicalMemory,
-        shift: int,
-        limits: Limits,
-        anchors: Anchors,
-        sessions: PhysAddr | None,
-    ) -> None:
-        self.files = Files(memory, shift, limits)
-        self.memory, self.anchors, self.at = memory, anchors, sessions
+    def __init__(self, files: Files, anchors: Anchors, sessions: PhysAddr | None = None) -> None:
+        self.files, self.anchors, self.at = files, anchors, sessions
         self.taken: set[PhysAddr] = set()
         """Descriptors that belong to a file."""
 

@@ -83,7 +83,7 @@ class Files:
         self.memory = memory
         self.geometry = PageGeometry(shift, ABIS[-1])
         self.rejected: Counter[str] = Counter()
-        self.examined = 0
+        self.examined, self.most = 0, MAX_EXAMINED
         self.passed_over = 0
         self.end = end_of(memory)
         self.verified: dict[tuple[str, PhysAddr], Verified | None] = {}
@@ -112,7 +112,7 @@ class Files:
 
     def afford(self) -> bool:
         """Whether one place more may be looked into."""
-        if self.examined >= MAX_EXAMINED or min(self.left.values()) <= 0:
+        if self.examined >= self.most or min(self.left.values()) <= 0:
             self.passed_over += 1
             return False
         self.examined += 1
@@ -147,8 +147,7 @@ class Files:
         """How many files of a list have a descriptor that begins like one."""
         found = 0
         for handler in LAYOUTS:
-            name = np.void(handler.encode().ljust(records.dtype["compatible"].itemsize, b"\0"))
-            data = records["data"][records["compatible"] == name]
+            data = records["data"][records["compatible"] == _name(handler)]
             found += len(self._descriptors(handler, data.tolist()))
         return found
 
@@ -241,11 +240,12 @@ class Files:
     ) -> Listed | None:
         """The list of files at ``paddr``, if most of it reads as files and none is ``taken``.
 
-        ``known``: lists that a session names.
+        ``known``: lists that a session names. Files of other handlers count neither way.
         """
         records = self._list(chained, paddr)
         begins = 0 if paddr in known or not len(records) else self._beginning(records)
-        if not begins or 2 * begins < len(records) or not self.afford():
+        ours = sum(int((records["compatible"] == _name(handler)).sum()) for handler in LAYOUTS)
+        if not begins or 2 * begins < ours or not self.afford():
             return None
         entry = SimpleNamespace(name=b"", files=paddr, count=len(records))
         with self.decoding() as context:
@@ -253,7 +253,7 @@ class Files:
         doubts = self._judge(session, context.faults.result(), vouched=chained)
         weight = self._weight(session)
         others = any(file.content is not None and file.data in taken for file in session.files)
-        if doubts is None or others or 2 * weight < len(session.files):
+        if doubts is None or others or 2 * weight < sum(file.known for file in session.files):
             self.rejected["file list: too few that read as files"] += not others
             return None
         kind = ClaimKind.FILE_BLOCK if chained else ClaimKind.FILE_ARRAY
@@ -338,6 +338,12 @@ class Files:
             good = padded(records["compatible"]) & (records["data"] > 0)
             return records if good.all() else records[: int(good.argmin())]
         return np.empty(0, dtype)
+
+
+def _name(handler: str) -> np.void:
+    """A handler's name as an entry has it."""
+    size = dtype_of(layout.luo_file_ser)["compatible"].itemsize
+    return np.void(handler.encode().ljust(size, b"\0"))
 
 
 def _is_file(file: LuoFile) -> bool:

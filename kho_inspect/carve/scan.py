@@ -24,7 +24,7 @@ from kho_inspect.layouts.kexec_metadata import KHO_KEXEC_METADATA_VERSION, kho_k
 from kho_inspect.layouts.memfd import MEMFD_SEALS, memfd_luo_folio_ser
 from kho_inspect.layouts.views import Layout, dtype_of
 from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS
-from kho_inspect.locate.scan import fdt_headers
+from kho_inspect.locate.fdt_headers import fdt_headers
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.units import PhysAddr
 
@@ -154,16 +154,24 @@ _NAMES = {
 
 
 def _files(heads: Heads, end: PhysAddr, start: int) -> Mask:
-    """Heads with a file of a known handler at ``start``."""
-    found = np.isin(_words(heads, start), list(_NAMES.values()))
-    records = _fields(heads[found], layout.luo_file_ser, start)
-    data = records["data"]
-    found[found] = (data > 0) & (data % PAGE == 0) & (data < end) & padded(records["compatible"])
+    """Heads with files from ``start`` on, one of a known handler among the first of them."""
+    size = layout.luo_file_ser.sizeof()
+    offsets = range(start, HEAD - size + 1, size)
+    names = [np.isin(_words(heads, offset), list(_NAMES.values())) for offset in offsets]
+    found: Mask = np.logical_or.reduce(names)
+    beyond = np.ones(int(found.sum()), dtype=bool)  # entries before this one read as files
+    known = np.zeros_like(beyond)
+    for offset, named in zip(offsets, names, strict=True):
+        records = _fields(heads[found], layout.luo_file_ser, offset)
+        data = records["data"]
+        beyond &= (data > 0) & padded(records["compatible"])
+        known |= beyond & named[found] & (data % PAGE == 0) & (data < end)
+    found[found] = known
     return found
 
 
 def _file_blocks(heads: Heads, end: PhysAddr) -> Mask:
-    """Heads that are a kho_block whose first entry is a file of a known handler."""
+    """Heads that are a kho_block of such files."""
     found = _files(heads, end, kho_block_header.sizeof())
     fields = _fields(heads[found], kho_block_header)
     linked = (fields["next"] % PAGE == 0) & (fields["next"] < end)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect.carve.scan import MAX_SIZE, table_pages
-from kho_inspect.decoders.memfd import Memfd
+from kho_inspect.decoders.memfd import Folios, Memfd
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.intervals import I64
 from kho_inspect.layouts.memfd import FOLIO_FLAGS, memfd_luo_folio_ser
@@ -22,6 +22,9 @@ from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc_chunk
 from kho_inspect.memory import PhysicalMemory, Presence
 from kho_inspect.model.provenance import Doubt, DoubtKind
 from kho_inspect.units import plural
+
+DAMAGED = 8
+"""One entry in so many of a folio table may be damaged: else nothing shows that it is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +64,18 @@ def verify(memory: PhysicalMemory, geometry: PageGeometry, memfd: Memfd) -> Veri
         return "table and nr_folios do not fit"
     if not _ends(memory, geometry, memfd):
         return "table or chunk list goes on behind its end"
-    index = table.index
-    if (index[1:] <= index[:-1]).any() or int(index[-1]) >= pages:
-        return "indexes do not rise within the file"
-    if ((table.flags & ~np.int16(sum(FOLIO_FLAGS))) != 0).any():
-        return "unknown folio flags"
+    sound = _sound(memory, geometry, table, pages)
+    damaged = len(table) - len(sound)
+    if damaged * DAMAGED > len(table):
+        return "folios outside memory, with unknown flags, or indexes that do not rise in the file"
+    table = Folios(table.pfn[sound], table.flags[sound], table.index[sound], table.order[sound])
     paddrs = table.pfn.astype(np.uint64) << np.uint64(geometry.shift)
-    highest = 1 << 64 - geometry.shift
-    if (
-        not 0 < table.pfn.min() <= table.pfn.max() < highest
-        or not _declared(memory, paddrs, page).all()
-    ):
-        return "a folio outside memory"
-    order, doubts = _orders(table.pfn, index.astype(np.int64), pages)
+    # Of a folio before a damaged entry nothing says how long it is.
+    short = np.diff(sound, append=memfd.nr_folios) > 1
+    order, doubts = _orders(table.pfn, table.index.astype(np.int64), pages, short)
+    if damaged:
+        words = f"{damaged:,} of the {memfd.nr_folios:,} entries of its folio table are damaged"
+        doubts.append(Doubt(DoubtKind.FAULT, words))
     by_place = np.argsort(table.pfn, kind="stable")
     reach = (table.pfn + (np.int64(1) << order))[by_place]
     if (reach[:-1] > table.pfn[by_place][1:]).any():
@@ -88,6 +90,25 @@ def verify(memory: PhysicalMemory, geometry: PageGeometry, memfd: Memfd) -> Veri
     pages_of_table = np.full(len(many), 1 << area.order)
     lengths = np.concatenate([np.ones(len(single), np.int64), pages_of_table, np.int64(1) << order])
     return Verified(found, tuple(doubts), starts, starts + lengths)
+
+
+def _sound(memory: PhysicalMemory, geometry: PageGeometry, table: Folios, pages: int) -> I64:
+    """Which entries of a table can be; ``pages``: those of the file."""
+    sound = (table.index < pages) & ((table.flags & ~np.int16(sum(FOLIO_FLAGS))) == 0)
+    sound &= (table.pfn > 0) & (table.pfn < 1 << 64 - geometry.shift)
+    sound[sound] = _declared(
+        memory,
+        table.pfn[sound].astype(np.uint64) << np.uint64(geometry.shift),
+        geometry.page_size,
+        len(table) // DAMAGED,
+    )
+    found = np.flatnonzero(sound)
+    index = table.index[found].astype(np.int64)
+    # One index too high stands out against those behind it, one too low against those before it.
+    highest = np.maximum.accumulate(np.append(np.int64(-1), index))[:-1]
+    lowest = np.minimum.accumulate(np.append(np.int64(pages), index[::-1]))[:-1][::-1]
+    rising: I64 = found[max(index > highest, index < lowest, key=np.count_nonzero)]
+    return rising
 
 
 def _ends(memory: PhysicalMemory, geometry: PageGeometry, memfd: Memfd) -> bool:
@@ -111,20 +132,24 @@ def slots_of(geometry: PageGeometry) -> int:
 _EMPTY = Doubt(DoubtKind.EMPTY, "an empty file, whose descriptor is all zero")
 
 
-def _declared(memory: PhysicalMemory, paddrs: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
-    """Which pages the machine has."""
+def _declared(
+    memory: PhysicalMemory, paddrs: NDArray[np.uint64], size: int, most: int
+) -> NDArray[np.bool_]:
+    """Which pages the machine has; none behind the first that it lacks beyond ``most``."""
     found = memory.stored_mask(paddrs, size)
     for at in np.flatnonzero(~found).tolist():
         found[at] = memory.presence(int(paddrs[at]), size) is not Presence.OUTSIDE
-        if not found[at]:
+        most -= not found[at]
+        if most < 0:
             break
     return found
 
 
-def _orders(pfn: I64, index: I64, pages: int) -> tuple[I64, list[Doubt]]:
+def _orders(pfn: I64, index: I64, pages: int, short: NDArray[np.bool_]) -> tuple[I64, list[Doubt]]:
     """Order of each folio by its neighbours in the file and in memory, and what is doubtful.
 
-    ``pages``: those of the file. The last folio may go on behind the file's end.
+    ``pages``: those of the file. The last folio may go on behind the file's end. Those that are
+    ``short`` count as one page.
     """
     room = np.diff(index, append=pages)
     order = _log2(room)
@@ -135,7 +160,7 @@ def _orders(pfn: I64, index: I64, pages: int) -> tuple[I64, list[Doubt]]:
     order = np.minimum(order, _log2(np.maximum(apart, 1)))
     # The lowest bit set of both: the largest order that both are aligned to.
     both = pfn | index
-    order = np.minimum(order, _log2(both & -both))
+    order = np.where(short, 0, np.minimum(order, _log2(both & -both)))
     held = np.int64(1) << order
     doubts = []
     larger = int((order > 0).sum())

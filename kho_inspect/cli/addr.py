@@ -23,8 +23,8 @@ def command(given: Input, places: tuple[str, ...]) -> int:
     """Look addresses up: owner, block, map, sub-node, scratch.
 
     PLACE is PADDR, pfn:N, SELECTOR[+OFFSET] (as of extract: a file, or what * and ? find), or - for
-    one a line on stdin. What has no physical address is named on stderr, and makes the exit status
-    1: holes of a file, and virtual addresses.
+    one a line on stdin. A virtual address is one of the kernel that was booted last, whose page
+    tables give the physical one. What has none is named on stderr, and makes the exit status 1.
     """
     from kho_inspect.inspection import inspect_opened
     from kho_inspect.ownership.address import describe_address
@@ -46,6 +46,11 @@ def command(given: Input, places: tuple[str, ...]) -> int:
         document = addresses_document(handover, found, known=known)
         for entry, one in zip(document["addresses"], resolved, strict=True):
             entry["asked"] = one.asked
+            entry["translated_by"] = one.kernel and {
+                "release": one.kernel.release,
+                "build_id": one.kernel.build_id,
+                "order": one.kernel.order,
+            }
         lost = [{"asked": one.asked, "why": one.why} for one in lacking]
         given.write_json({**document, "unresolved": lost})
         return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
@@ -54,7 +59,8 @@ def command(given: Input, places: tuple[str, ...]) -> int:
     console = given.console()
     for one, info in zip(resolved, found, strict=True):
         if one.is_named:
-            write_text([f"{safe(one.asked)} → {info.paddr:#x}\n"])
+            tables = f" by the page tables of Linux {one.kernel.release}" if one.kernel else ""
+            write_text([f"{safe(one.asked)} → {info.paddr:#x}{safe(tables)}\n"])
         print_address(console, info, handover.names, known=known)
     return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
 

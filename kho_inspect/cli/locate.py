@@ -24,7 +24,8 @@ from kho_inspect.cli.progress import progress_bar
 @takes_mode
 def command(given: Input, write_dtb: Path | None, force: bool, mode: int) -> int:
     """Find root FDTs, the scratch table and the kernels in a dump, best candidate first."""
-    from kho_inspect.kernel_log.kernels import Traces, find_kernels
+    from kho_inspect.kernel_log.kernels import find_kernels
+    from kho_inspect.kernel_log.traces import Traces
     from kho_inspect.locate.scan import locate
     from kho_inspect.locate.scratch import read_scratch, read_sound_scratch
     from kho_inspect.recover.atomic import atomic_file, require_absent, require_replaceable
@@ -60,10 +61,12 @@ def command(given: Input, write_dtb: Path | None, force: bool, mode: int) -> int
         document["kernels"] = kernels_document(kernels)
         given.write_json({**document, "passed_over": located.passed_over})
     else:
-        from kho_inspect.render.located import print_kernels, print_located
+        from kho_inspect.render.located import print_kernels, print_located, print_none
 
-        print_located(given.console(), memory.path, located, scratch, kernels)
+        print_located(given.console(), located, scratch, kernels)
         print_kernels(given.console(), kernels)
+        if best is None:
+            print_none(given.console(), memory.path, kernels)
         if located.passed_over:
             given.console().print(
                 f"{located.passed_over:,} places more that may be one were not looked at: "

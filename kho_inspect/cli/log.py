@@ -14,7 +14,7 @@ from kho_inspect.errors import UnreadableInputError
 from kho_inspect.render.safe import safe
 
 if TYPE_CHECKING:
-    from kho_inspect.kernel_log.kernels import Kernel
+    from kho_inspect.kernel_log.kernel import Kernel
 
 
 @click.command("log")

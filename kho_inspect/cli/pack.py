@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.exit_codes import CANNOT_JUDGE, handover_status
 from kho_inspect.cli.options import Input, reads_handover, takes_mode
-from kho_inspect.cli.output import binary_stdout
+from kho_inspect.cli.output import binary_stdout, complain
 from kho_inspect.cli.progress import progress_bar
+from kho_inspect.errors import LostHandoverError, NotAHandoverError
 from kho_inspect.render.safe import safe
 from kho_inspect.units import human_size
+
+if TYPE_CHECKING:
+    from kho_inspect.inspection import Opened
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.model.contents import Item
+    from kho_inspect.model.handover import Handover
 
 
 @click.command("pack")
@@ -38,7 +47,8 @@ def command(
     given: Input, output: Path, content: bool, pointers: bool, force: bool, mode: int
 ) -> int:
     """Pack the handover into a small ELF core, to attach to a bug report."""
-    from kho_inspect.inspection import inspect_opened, inspect_others, open_root
+    from kho_inspect.carve.carver import carve_widely
+    from kho_inspect.inspection import inspect_opened, inspect_others
     from kho_inspect.memory.recording import Recorder
     from kho_inspect.recover.atomic import require_absent, require_replaceable
     from kho_inspect.recover.pack import plan, stream_packed, write_packed
@@ -51,15 +61,28 @@ def command(
         require_replaceable(output, given.inputs())
     memory = given.open_memory()
     recorder = Recorder(memory)
-    opened = open_root(recorder, given.dtb, given.options, survey=pointers)
-    handover = inspect_opened(opened, given.options)
-    others = list(inspect_others(opened, given.options)) if pointers else []
-    read = recorder.pages(handover.geometry.shift) if pointers else None
-    packed = plan(memory, handover, content=content, pointers=pointers, others=others, read=read)
+    opened, lost = _open(given, recorder, pointers)
+    handover = inspect_opened(opened, given.options) if opened else None
+    others: list[Handover] = []
+    carved: list[Item] = []
+    if pointers and not given.options.live:
+        others += inspect_others(opened, given.options) if opened else ()
+        carved += carve_widely(recorder, given.options.limits)
+    if lost and not (carved or isinstance(lost, LostHandoverError)):
+        raise lost
+    packed = plan(
+        memory,
+        handover,
+        content=content,
+        pointers=pointers,
+        others=others,
+        carved=carved,
+        read=recorder if pointers else None,
+    )
     with progress_bar("pack", packed.size) as advance:
         if out:
             stream_packed(memory, packed, out, advance)
-            return handover_status(handover)
+            return _status(handover, lost)
         size = write_packed(memory, packed, output, advance, mode)
     if given.json:
         from kho_inspect.render.json import SCHEMA_VERSION
@@ -78,4 +101,31 @@ def command(
         click.echo(
             f"{safe(str(output))}: {human_size(size)}, {share:.2g} % of {human_size(memory.size)}"
         )
-    return handover_status(handover)
+    return _status(handover, lost)
+
+
+def _open(
+    given: Input, memory: PhysicalMemory, survey: bool
+) -> tuple[Opened | None, NotAHandoverError | None]:
+    """The handover, or why there is none and the one that a kernel prepares, where there is one."""
+    from kho_inspect.inspection import open_root
+
+    options = given.options
+    try:
+        return open_root(memory, given.dtb, options, survey=survey), None
+    except NotAHandoverError as error:
+        if not survey or given.dtb or options.live or options.root != "auto":
+            raise
+        lost = error
+    try:
+        return open_root(memory, None, replace(options, root="outgoing"), survey=True), lost
+    except NotAHandoverError:
+        return None, lost
+
+
+def _status(handover: Handover | None, lost: NotAHandoverError | None) -> int:
+    if lost is None:
+        assert handover is not None
+        return handover_status(handover)
+    complain(f"caution: {lost.message}")
+    return CANNOT_JUDGE

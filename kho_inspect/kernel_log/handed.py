@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 
 from kho_inspect.abi import find_target
-from kho_inspect.kernel_log.kernels import Kernel
+from kho_inspect.kernel_log.kernel import Kernel
 from kho_inspect.kernel_log.messages import Outcome, known_message
 from kho_inspect.model.handover import RootFdt
 from kho_inspect.model.printed import Printed

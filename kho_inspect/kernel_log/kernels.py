@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kho_inspect.errors import MissingMemoryError
+from kho_inspect.kernel_log.boots import joined, ordered, without_copies
 from kho_inspect.kernel_log.build_id import noted_build_id
+from kho_inspect.kernel_log.kernel import BANNER, UNKNOWN, Kernel, kernel_of, release_of
 from kho_inspect.kernel_log.printk import (
     MAX_COUNT_BITS,
     SCAN_BYTES,
-    Entry,
     Ring,
+    Work,
     carve_blocks,
     carved_text,
-    find_ring,
     read_ring,
     ring_layout,
 )
+from kho_inspect.kernel_log.rings import IMAGE, find_ring, ring_at
+from kho_inspect.kernel_log.traces import MAX_SIGHTINGS, Traces
 from kho_inspect.kernel_log.translate import (
     AddressSpace,
     Moved,
@@ -31,7 +31,6 @@ from kho_inspect.kernel_log.translate import (
     read_virtual,
 )
 from kho_inspect.kernel_log.vmcoreinfo import (
-    BEGINNING,
     VmcoreInfo,
     parse_vmcoreinfo,
     read_vmcoreinfo,
@@ -43,58 +42,12 @@ from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.vmcoreinfo import vmcoreinfo_notes
 from kho_inspect.units import Extent, PhysAddr
 
-MAX_SIGHTINGS = 256
-"""Places of each kind that are looked at: a dump of two kernels has some ten."""
 MAX_KERNELS = 16
-MAX_BANNER = 1024
+MAXBANNER = 1024
 
-_BANNER = re.compile(r"Linux version (\S+) \(.+\) \(.+\) #\d+ .+")
-_HEADS = {
-    "Booting Linux on physical CPU 0x": "arm64",
-    "BIOS-provided physical RAM map:": "x86_64",
-}
-"""How lines of a log begin that one architecture alone prints."""
-_COMMAND_LINE = re.compile(r"(?:Kernel c|C)ommand line: (.*)", re.DOTALL)
-_EXEC_FROM = re.compile(r"KHO: exec from: (\S+) \(count (\d{1,9})\)")
-_LEFT = re.compile(r"(?:kexec_core: )?Starting new kernel")
 _ID_BYTES = printk.prb_data_block.sizeof()
 _EARLY = printk.ID_MASK - (1 << MAX_COUNT_BITS)
 """Ids of a ring's first records: they start from minus the number of descriptors."""
-_NEEDLES = tuple(int.from_bytes(text[:8], "little") for text in (BEGINNING, b"Linux version "))
-
-
-@dataclass(frozen=True, slots=True)
-class Traces:
-    """Where kernels may have left their name; both stand on 8 bytes, as the kernel lays them."""
-
-    infos: list[PhysAddr] = field(default_factory=list)
-    banners: list[PhysAddr] = field(default_factory=list)
-
-    def look(self, start: PhysAddr, words: NDArray[np.uint64]) -> None:
-        """Keep what is in a piece of memory, as words of 8 bytes from ``start`` on."""
-        for needle, found in zip(_NEEDLES, (self.infos, self.banners), strict=True):
-            at = np.flatnonzero(words == needle)[: MAX_SIGHTINGS - len(found)]
-            found += [start + 8 * one for one in at.tolist()]
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """One kernel that ran in this memory, or whose image stands there."""
-
-    release: str
-    version: str | None = None
-    """The banner: ``Linux version 7.3.4 (…) … #1 SMP …``."""
-    build_id: str | None = None
-    architecture: str | None = None
-    command_line: str | None = None
-    info: VmcoreInfo | None = None
-    entries: tuple[Entry, ...] = field(default=(), repr=False)
-    lost: int = 0
-    """Records of which nothing could be read."""
-    order: int | None = None
-    """1: of the kernels in this dump the first that ran. None: not known."""
-    why: str = ""
-    """Where the order is from."""
 
 
 def scan_traces(
@@ -116,18 +69,27 @@ def find_kernels(memory: PhysicalMemory, traces: Traces) -> tuple[Kernel, ...]:
     infos = _infos(memory, traces)
     found: list[Kernel] = []
     covered: list[Extent] = []
+    work = Work.of(memory)
     for info in infos:
         space = address_space(memory, info)
-        ring = space and _ring_in(memory, info, space)
+        ring = space and _ring_in(memory, info, space, work)
         covered += ring.data if ring else ()
-        kernel = _kernel(info.release, info, ring or None)
+        kernel = kernel_of(info.release, info, ring or None)
         if kernel.version is None:
             kernel = replace(kernel, version=_banner_of(memory, info, space, banners))
         found.append(kernel)
         same = [at for at, text in banners if text == kernel.version]
-        for other in _rings_of_build(memory, info, space, same, covered) if space else ():
+        for other in _rings_of_build(memory, info, space, same, covered, work) if space else ():
             covered += other.data
-            found.append(replace(_kernel(info.release, None, other), version=kernel.version))
+            found.append(replace(kernel_of(info.release, None, other), version=kernel.version))
+    layout = next(filter(None, map(ring_layout, (*infos, None))))
+    for place in traces.rings:
+        if len(found) >= MAX_KERNELS:
+            break
+        known = ring_at(memory, place, layout, work, covered)
+        if known is not None:
+            covered += known.data
+            found.append(_unnamed(memory, known, place, banners, found))
     images = []
     for paddr, text in banners:
         if any(extent.contains(paddr) for extent in covered) or len(found) >= MAX_KERNELS:
@@ -136,21 +98,54 @@ def find_kernels(memory: PhysicalMemory, traces: Traces) -> tuple[Kernel, ...]:
             images.append(text)
             continue
         near = [at for at, other in banners if other == text]
-        ring = _found_ring(memory, block, release_of(text), infos, near)
+        ring = _found_ring(memory, block, release_of(text), infos, near, work)
         covered += ring.data
-        kernel = _kernel(release_of(text), None, ring)
+        kernel = kernel_of(release_of(text), None, ring)
         if all(one.version != text for one in found):
             kernel = replace(kernel, build_id=noted_build_id(memory, ring.data[0].start))
         found.append(kernel)
-    found = _without_copies(found)
+    found = joined(without_copies(found))
     for text in dict.fromkeys(images):
         _add_image(found, text)
-    return _ordered([_with_build_id(kernel, found) for kernel in found])
+    return ordered([_with_build_id(kernel, found) for kernel in found])
 
 
-def release_of(banner: str) -> str:
-    """``Linux version 7.3.4 (…`` → ``7.3.4``"""
-    return banner.split(" ", 3)[2]
+def last_mapped(
+    memory: PhysicalMemory, kernels: Iterable[Kernel]
+) -> tuple[Kernel, PageTables] | None:
+    """Of the kernels whose page tables are known the last that was booted, as far as logs tell."""
+    known = [
+        (kernel, space)
+        for kernel in kernels
+        if kernel.info and (space := address_space(memory, kernel.info))
+    ]
+    return max(known, key=lambda one: one[0].order or 0, default=None)
+
+
+def _unnamed(
+    memory: PhysicalMemory,
+    ring: Ring,
+    place: PhysAddr,
+    banners: Iterable[tuple[PhysAddr, str]],
+    others: Collection[Kernel],
+) -> Kernel:
+    """The kernel with a ring at ``place`` that no VMCOREINFO leads to.
+
+    Where its log has lost the first lines, the banner in the image before the ring is its own,
+    if there is one and no other kernel's.
+    """
+    kernel = kernel_of(UNKNOWN, None, ring)
+    if kernel.version is None:
+        near = {text for at, text in banners if place - IMAGE <= at < place}
+        if len(near) == 1 and not near & {one.version for one in others}:
+            kernel = replace(kernel, version=near.pop())
+    if kernel.version is None:
+        return kernel
+    start = ring.data[0].start
+    data = start if abs(start - place) < IMAGE else place
+    same = any(one.version == kernel.version for one in others)
+    build_id = None if same else noted_build_id(memory, data)
+    return replace(kernel, release=release_of(kernel.version), build_id=build_id)
 
 
 def _infos(memory: PhysicalMemory, traces: Traces) -> list[VmcoreInfo]:
@@ -190,14 +185,25 @@ def _banner_of(
 
 
 def _ring_in(
-    memory: PhysicalMemory, info: VmcoreInfo, space: AddressSpace, *, checked: bool = False
+    memory: PhysicalMemory,
+    info: VmcoreInfo,
+    space: AddressSpace,
+    work: Work,
+    *,
+    checked: bool = False,
 ) -> Ring | None:
     layout, prb = ring_layout(info), info.symbol("prb")
     if layout is None or prb is None:
         return None
     pointer = read_virtual(memory, space, prb, 8)
     vaddr = pointer and int.from_bytes(pointer, "little")
-    return read_ring(memory, space, vaddr, layout, checked=checked) if vaddr else None
+    if not vaddr:
+        return None
+    ring = read_ring(memory, space, vaddr, layout, work, checked=checked)
+    if checked or (ring and ring.entries) or not (place := space.physical(vaddr)):
+        return ring
+    # Page tables that were reused lead to nothing, or elsewhere.
+    return ring_at(memory, place[0], layout, work) or ring
 
 
 def _rings_of_build(
@@ -206,11 +212,12 @@ def _rings_of_build(
     space: PageTables,
     banners: Sequence[PhysAddr],
     covered: Sequence[Extent],
+    work: Work,
 ) -> Iterator[Ring]:
     """Rings of other boots of the same build: as far from this one as their banners are apart."""
     distances = {there - here for here in banners for there in banners if here != there}
     for distance in sorted(distances, key=abs)[:MAX_SIGHTINGS]:
-        ring = _ring_in(memory, info, Moved(space, distance), checked=True)
+        ring = _ring_in(memory, info, Moved(space, distance), work, checked=True)
         if ring and not any(one.overlaps(extent) for one in ring.data for extent in covered):
             yield ring
 
@@ -221,11 +228,12 @@ def _found_ring(
     release: str,
     infos: Iterable[VmcoreInfo],
     near: Iterable[PhysAddr],
+    work: Work,
 ) -> Ring:
     """The ring around a block of text; without one, the text around it."""
     same = next((info for info in infos if info.release == release), None)
     layout = ring_layout(same) or ring_layout(None)
-    ring = layout and find_ring(memory, block, layout, near)
+    ring = layout and find_ring(memory, block, layout, near, work)
     if ring and ring.entries:
         return ring
     entries, where = carve_blocks(memory, block)
@@ -234,14 +242,14 @@ def _found_ring(
 
 def _banner_at(memory: PhysicalMemory, paddr: PhysAddr) -> str | None:
     """The banner at ``paddr``, None where it is not whole."""
-    for size in (MAX_BANNER, 256):
+    for size in (MAXBANNER, 256):
         try:
             raw = bytes(memory.read(paddr, size))
         except MissingMemoryError:
             continue
         line = raw.partition(b"\0")[0]
         text = carved_text(line)
-        return text if len(line) < size and _BANNER.fullmatch(text) else None
+        return text if len(line) < size and BANNER.fullmatch(text) else None
     return None
 
 
@@ -253,47 +261,6 @@ def _block_at(memory: PhysicalMemory, paddr: PhysAddr) -> PhysAddr | None:
     except MissingMemoryError:
         return None
     return block if _EARLY <= number <= printk.ID_MASK else None
-
-
-def _kernel(release: str, info: VmcoreInfo | None, ring: Ring | None) -> Kernel:
-    """What a log and VMCOREINFO say of a kernel."""
-    entries = ring.entries if ring else ()
-    lines = [entry.text for entry in entries]
-    version = next((text for text in lines if _BANNER.fullmatch(text)), None)
-    command = next(filter(None, map(_COMMAND_LINE.fullmatch, lines)), None)
-    architecture = info.architecture if info else None
-    if architecture is None:
-        known = (name for text in lines for head, name in _HEADS.items() if text.startswith(head))
-        architecture = next(known, None)
-    return Kernel(
-        release,
-        version,
-        info.build_id if info else None,
-        architecture,
-        command[1] if command else None,
-        info,
-        entries,
-        ring.lost if ring else 0,
-    )
-
-
-def _without_copies(kernels: Sequence[Kernel]) -> list[Kernel]:
-    """Without rings that another one begins with.
-
-    ``setup_log_buf()`` copies the records of the first, static ring into a larger one, and goes on
-    there.
-    """
-
-    def texts(kernel: Kernel) -> list[tuple[str, int | None]]:
-        return [(entry.text, entry.ts_nsec) for entry in kernel.entries]
-
-    kept: list[Kernel] = []
-    for kernel in sorted(kernels, key=lambda one: len(one.entries), reverse=True):
-        mine = texts(kernel)
-        # Even two boots of one build differ in the times of their records.
-        if kernel.info or not any(texts(one)[: len(mine)] == mine for one in kept):
-            kept.append(kernel)
-    return [kernel for kernel in kernels if kernel in kept]
 
 
 def _add_image(kernels: list[Kernel], text: str) -> None:
@@ -308,36 +275,3 @@ def _with_build_id(kernel: Kernel, kernels: Iterable[Kernel]) -> Kernel:
         return kernel
     same = {one.build_id for one in kernels if one.version == kernel.version and one.build_id}
     return replace(kernel, build_id=same.pop()) if len(same) == 1 else kernel
-
-
-# -- who booted whom
-
-
-def _ordered(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
-    """The kernels by the boot they are of, as far as their logs say."""
-    if len(kernels) == 1:
-        return (replace(kernels[0], order=1, why="the only kernel in the dump"),)
-    boots: dict[int, tuple[float, str]] = {}
-    left: list[int] = []
-    stayed: list[int] = []
-    for at, kernel in enumerate(kernels):
-        lines = [entry.text for entry in kernel.entries]
-        origin = next(filter(None, map(_EXEC_FROM.match, lines)), None)
-        if origin:
-            boots[at] = int(origin[2]), f"booted from {origin[1]}, count {origin[2]}"
-        elif lines:
-            gone = any(map(_LEFT.match, lines))
-            (left if gone else stayed).append(at)
-    # One that another was booted from comes before it, the one that nothing followed at the end.
-    if len(left) == 1:
-        boots[left[0]] = -1, "it started another kernel"
-    if len(stayed) == 1 and (left or boots):
-        boots[stayed[0]] = float("inf"), "the only one that started no other kernel"
-    ranks = Counter(rank for rank, _ in boots.values())
-    known = sorted((rank, at) for at, (rank, _) in boots.items() if ranks[rank] == 1)
-    placed = [
-        replace(kernels[at], order=number, why=boots[at][1])
-        for number, (_, at) in enumerate(known, 1)
-    ]
-    seen = {at for _, at in known}
-    return (*placed, *(kernel for at, kernel in enumerate(kernels) if at not in seen))

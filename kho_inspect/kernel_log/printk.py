@@ -6,11 +6,10 @@ descriptor says so, holds the very id that is looked for, and its block of text 
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,15 +25,16 @@ from kho_inspect.kernel_log.vmcoreinfo import VmcoreInfo
 from kho_inspect.layouts import printk
 from kho_inspect.layouts.views import format_of
 from kho_inspect.memory import PhysicalMemory
-from kho_inspect.memory.recording import unrecorded
 from kho_inspect.units import Extent, PhysAddr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_COUNT_BITS = 21
-MAX_SIZE_BITS = 26
-"""Text of 64 MiB: a larger ``log_buf_len=`` is not read."""
+MAX_COUNT_BITS = 26
+MAX_SIZE_BITS = 31
+"""Text of 2 GiB, LOG_BUF_LEN_MAX of the kernel's, and a record for every 32 bytes of it."""
+WHOLE = 64 << 20
+"""Bytes of text up to which all of a ring is read; of a larger one what it says is in use."""
 MAX_STRUCT = 4096
 """Bytes of any struct of the ring."""
 BATCH = 4096
@@ -45,19 +45,11 @@ MAX_CARVED = 1 << 16
 """Records that are carved from one place."""
 
 SCAN_BYTES = 1 << 20
-ALIGNED = 1 << 16
-"""Mappings of kernel images and of RAM keep that many low bits of addresses, at the least."""
-IMAGE = 64 << 20
-"""Bytes in which a kernel's image and its data lie."""
-MAX_SEARCHED = 512 << 20
-MAX_TRIED = 1 << 16
-"""Pointers that may lead to the text of a ring without VMCOREINFO."""
 MAX_BEFORE = 256
 """Records before the one that names the kernel: on arm64 there is one."""
 
 _IDS = np.uint64(printk.ID_MASK)
 _UPPER_HALF = 1 << 63
-_KERNEL = np.uint64(0xFF << 56)
 _ID = format_of(printk.prb_data_block)
 
 
@@ -117,16 +109,37 @@ class Ring:
     """Where its text stands in memory."""
 
 
+@dataclass(slots=True)
+class Work:
+    """What may still be read of rings, in bytes: a dump may hold thousands that share memory."""
+
+    left: int
+
+    @classmethod
+    def of(cls, memory: PhysicalMemory) -> Work:
+        """As much as the rings in a dump may have, which it holds once."""
+        return cls(WHOLE + 4 * sum(extent.size for extent in memory.stored))
+
+    def take(self, size: int) -> bool:
+        """Whether ``size`` bytes more may be read; they are counted then."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
 def read_ring(
     memory: PhysicalMemory,
     space: AddressSpace,
     vaddr: int,
     layout: RingLayout,
+    work: Work,
     *,
     checked: bool = False,
 ) -> Ring | None:
     """The ring whose ``printk_ringbuffer`` is at ``vaddr``; None where there is none.
 
+    None too where it is more than ``work`` has left, which no ring is that the dump has room for.
     ``checked``: only one whose newest descriptor is the one that it says, for a place that was
     guessed.
     """
@@ -135,7 +148,7 @@ def read_ring(
         return None
     reader = _Reader(memory, space, layout, raw)
     sound = reader.plausible and (reader.ends_at_head or not checked)
-    return reader.result() if sound else None
+    return reader.result() if sound and work.take(reader.cost) else None
 
 
 class _Reader:
@@ -149,6 +162,7 @@ class _Reader:
         self.descs, self.infos = int(descs["descs"]), int(descs["infos"])
         self.head, self.tail = int(descs["head_id"]), int(descs["tail_id"])
         self.data_at = int(texts["data"])
+        self.begin, self.end = int(texts["tail_lpos"]), int(texts["head_lpos"])
         self.lost = 0
 
     @property
@@ -174,21 +188,55 @@ class _Reader:
             ids.append(int(descs[0]["state_var"]) & printk.ID_MASK if whole[0] else None)
         return ids[0] == self.head and ids[1] != self.head + 1 & printk.ID_MASK
 
+    @property
+    def count(self) -> int:
+        """Records: no more than there are descriptors, whatever the two ids say."""
+        return min((self.head - self.tail & printk.ID_MASK) + 1, 1 << self.count_bits)
+
+    @property
+    def cost(self) -> int:
+        """Bytes to read."""
+        record = self.layout.desc.itemsize + self.layout.info.itemsize
+        return self.count * record + sum(end - start for start, end in self.used)
+
+    @property
+    def used(self) -> list[tuple[int, int]]:
+        """The parts of the text that are read."""
+        size, length = 1 << self.size_bits, self.end - self.begin & (1 << 64) - 1
+        if size <= WHOLE or length >= size:
+            return [(0, size)]
+        start = self.begin % size & -_ID.size
+        end = start + length + _ID.size & -_ID.size
+        # A block that would wrap around stands at the start of the ring.
+        return [(start, min(end, size))] + ([(0, end - size)] if end > size else [])
+
+    def batches(self) -> Iterator[tuple[int, int]]:
+        """The same in parts of 1 MiB at the most."""
+        for start, end in self.used:
+            yield from ((at, min(at + SCAN_BYTES, end)) for at in range(start, end, SCAN_BYTES))
+
     @cached_property
-    def data(self) -> tuple[bytearray, list[tuple[int, int]]]:
-        """The text, and which parts of it lack."""
-        return read_filled(self.memory, self.space, self.data_at, 1 << self.size_bits)
+    def data(self) -> tuple[memoryview, list[tuple[int, int]]]:
+        """The text, zeros where it is not used, and which parts of it lack."""
+        text, missing = np.zeros(1 << self.size_bits, dtype=np.uint8), []
+        for start, end in self.batches():
+            raw, lacks = read_filled(self.memory, self.space, self.data_at + start, end - start)
+            text[start:end] = np.frombuffer(raw, dtype=np.uint8)
+            missing += [(start + first, start + last) for first, last in lacks]
+        return text.data.toreadonly(), missing
 
     def result(self) -> Ring:
-        found = pieces(self.space, self.data_at, 1 << self.size_bits)
-        places = tuple(Extent(paddr, paddr + size) for paddr, size in found if paddr is not None)
+        places = tuple(
+            Extent(paddr, paddr + size)
+            for start, end in self.used
+            for paddr, size in pieces(self.space, self.data_at + start, end - start)
+            if paddr is not None
+        )
         entries = tuple(self.entries())
         return Ring(entries, self.lost, places)
 
     def entries(self) -> Iterator[Entry]:
-        count = 1 << self.count_bits
-        # No more than there are descriptors, whatever the two ids say.
-        number = min((self.head - self.tail & printk.ID_MASK) + 1, count)
+        count, number = 1 << self.count_bits, self.count
         first = self.head - number + 1 & printk.ID_MASK
         done = 0
         while done < number:
@@ -279,10 +327,13 @@ class _Reader:
     @cached_property
     def blocks(self) -> dict[int, int]:
         """Where in the text each id stands that one of the records may have."""
-        words = np.frombuffer(self.data[0], dtype="<u8")
-        age = np.uint64(self.head) - words & _IDS
-        at = np.flatnonzero((age >> np.uint64(self.count_bits) == 0) & (words <= _IDS))
-        return dict(zip(words[at].tolist(), at.tolist(), strict=True))
+        found: dict[int, int] = {}
+        for start, end in self.batches():
+            words = np.frombuffer(self.data[0][start:end], dtype="<u8")
+            age = np.uint64(self.head) - words & _IDS
+            at = np.flatnonzero((age >> np.uint64(self.count_bits) == 0) & (words <= _IDS))
+            found.update(zip(words[at].tolist(), (at + start // 8).tolist(), strict=True))
+        return found
 
     @cached_property
     def block_ids(self) -> NDArray[np.uint64]:
@@ -321,53 +372,6 @@ def carved_text(raw: bytes) -> str:
     if len(text) >= 4 and text[-2:] == text[-4:-2]:
         text = text[:-2]
     return text.decode(errors="backslashreplace")
-
-
-def find_ring(
-    memory: PhysicalMemory, block: PhysAddr, layout: RingLayout, near: Iterable[PhysAddr]
-) -> Ring | None:
-    """The ring in whose text a block stands, where no VMCOREINFO names it; None where it is lost.
-
-    The first block of a ring that was never filled stands at the start of its text, to which the
-    ring has a pointer: the lowest bits of that, the same in any mapping, are searched for in the
-    memory around the block, then around what is ``near``.
-    """
-    start = first_block(memory, block)
-    low, wanted = np.uint64(ALIGNED - 1), np.uint64(start % ALIGNED)
-    to_ring = printk.offset_in(layout.ring, "text_data_ring", "data")
-    tried = 0
-    for paddr in _around(memory, block, near):
-        found, _ = read_filled(unrecorded(memory), Shifted(0), paddr, SCAN_BYTES)
-        words = np.frombuffer(found, dtype="<u8")
-        for at in np.flatnonzero((words & low == wanted) & (words >= _KERNEL)).tolist():
-            tried += 1
-            if tried > MAX_TRIED:
-                return None
-            vaddr = int(words[at]) - start + paddr + 8 * at - to_ring
-            ring = read_ring(memory, Shifted(int(words[at]) - start), vaddr, layout, checked=True)
-            if ring is not None:
-                return ring
-    return None
-
-
-def _around(
-    memory: PhysicalMemory, block: PhysAddr, near: Iterable[PhysAddr]
-) -> Iterator[PhysAddr]:
-    """Pieces of stored memory to search, each once, :data:`MAX_SEARCHED` bytes at the most."""
-    starts = [extent.start for extent in memory.stored]
-
-    def stored(paddr: PhysAddr) -> bool:
-        before = bisect_left(starts, paddr + SCAN_BYTES) - 1
-        return before >= 0 and memory.stored[before].end > paddr
-
-    centres = dict.fromkeys(paddr - paddr % SCAN_BYTES for paddr in (block, *near))
-    every = (
-        centre + SCAN_BYTES * step
-        for centre in centres
-        for step in range(-IMAGE // SCAN_BYTES, IMAGE // SCAN_BYTES + 1)
-    )
-    found = dict.fromkeys(paddr for paddr in every if stored(paddr))
-    yield from islice(found, MAX_SEARCHED // SCAN_BYTES)
 
 
 def first_block(memory: PhysicalMemory, block: PhysAddr) -> PhysAddr:

@@ -31,7 +31,7 @@ class Shifted:
     difference: int
     """Virtual less physical."""
 
-    def physical(self, vaddr: int) -> tuple[PhysAddr, int] | None:
+    def physical(self, vaddr: int) -> tuple[PhysAddr, int]:
         return (vaddr - self.difference) & _WORD, 1 << 40
 
 
@@ -81,24 +81,31 @@ class PageTables:
     def physical(self, vaddr: int) -> tuple[PhysAddr, int] | None:
         page = vaddr >> self.tables.page_shift
         if page not in self._known:
-            self._known[page] = self._walk(vaddr & -(1 << self.tables.page_shift))
+            try:
+                self._known[page] = self.walk(vaddr & -(1 << self.tables.page_shift))
+            except MissingMemoryError:
+                self._known[page] = None
         found = self._known[page]
         if found is None:
             return self.image.physical(vaddr) if vaddr >= self.image_start else None
         skip = vaddr & (1 << self.tables.page_shift) - 1
         return found[0] + skip, found[1] - skip
 
-    def _walk(self, vaddr: int) -> tuple[PhysAddr, int] | None:
+    def walk(self, vaddr: int) -> tuple[PhysAddr, int] | None:
+        """The same by the tables alone; None for what they do not map.
+
+        Raises MissingMemoryError where a table is not stored.
+        """
         tables, table = self.tables, self.root
         width = tables.page_shift - 3
+        used = tables.page_shift + (tables.levels - 1) * width + tables.top_bits
+        if vaddr >> used != _WORD >> used:
+            return None
         for level in reversed(range(tables.levels)):
             shift = tables.page_shift + level * width
             bits = tables.top_bits if level == tables.levels - 1 else width
             index = vaddr >> shift & (1 << bits) - 1
-            try:
-                (value,) = _ENTRY.unpack(self.memory.read(table + 8 * index, 8))
-            except MissingMemoryError:
-                return None
+            (value,) = _ENTRY.unpack(self.memory.read(table + 8 * index, 8))
             entry = tables.entry(value, level)
             if entry is None:
                 return None

@@ -17,7 +17,6 @@ from kho_inspect.units import PhysAddr
 MAX_TEXT = 64 << 10
 """Bytes: the kernel has one page for it."""
 PIECE = 4096
-BEGINNING = b"OSRELEASE="
 _LINE = re.compile(r"([A-Za-z_-]+(?:\([\w.]+\))?)=([\x20-\x7e]*)")
 
 

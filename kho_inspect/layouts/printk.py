@@ -7,12 +7,15 @@ declared here says of what type they are, and where they stand when no VMCOREINF
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from construct import Bytes, Int8ul, Int16ul, Int32ul, Int64ul, Struct
 
 from kho_inspect.layouts.views import dtype_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 prb_desc_ring = Struct(
     "count_bits" / Int32ul,
@@ -48,6 +51,8 @@ printk_info = Struct(
 prb_data_block = Struct("id" / Int64ul)
 """What a block of text begins with."""
 
+RING_WORDS = printk_ringbuffer.sizeof() // 8
+
 STATE_SHIFT = 62
 ID_MASK = (1 << STATE_SHIFT) - 1
 COMMITTED, FINALIZED = 1, 2
@@ -56,10 +61,35 @@ NO_TEXT = 1
 """Bit of a position that stands for no block at all."""
 EMPTY_LINE = 3
 """Both positions of a record whose text is empty; others with NO_TEXT lost theirs."""
+_KERNEL = np.uint64(0xFF << 56)
 LEVEL_SHIFT = 5
 """Of ``flags_level``."""
 
 RECORDS = {"printk_ringbuffer": printk_ringbuffer, "prb_desc": prb_desc, "printk_info": printk_info}
+
+
+def may_be_rings(words: NDArray[np.uint64], at: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Those of some of memory's words at which a ``printk_ringbuffer`` may begin, by its numbers.
+
+    Its arrays lie in the upper half of all addresses, and no more is in use than there is.
+    """
+    at = at[at + RING_WORDS <= len(words)]
+    rows = words[at[:, None] + np.arange(RING_WORDS)]
+    ring = rows.view(dtype_of(printk_ringbuffer))[:, 0]
+    descs, texts = ring["desc_ring"], ring["text_data_ring"]
+    one, ids = np.uint64(1), np.uint64(ID_MASK)
+    count_bits = descs["count_bits"].astype(np.uint64)
+    size_bits = texts["size_bits"].astype(np.uint64)
+    sound = (count_bits > 0) & (count_bits < 32) & (size_bits > 3) & (size_bits < 32)
+    count, size = (one << np.minimum(bits, np.uint64(31)) for bits in (count_bits, size_bits))
+    for pointer in (descs["descs"], descs["infos"], texts["data"]):
+        sound &= pointer >= _KERNEL
+    sound &= (descs["head_id"] <= ids) & (descs["tail_id"] <= ids)
+    sound &= (descs["head_id"] - descs["tail_id"] & ids) < count
+    sound &= (texts["head_lpos"] - texts["tail_lpos"]) <= size
+    sound &= (descs["pad"] == 0) & (texts["pad"] == 0)
+    kept: NDArray[np.intp] = at[sound]
+    return kept
 
 
 def placed(

@@ -18,7 +18,8 @@ from kho_inspect.layouts.fdt import fdt_header
 from kho_inspect.layouts.kexec_metadata import KHO_KEXEC_METADATA_VERSION
 from kho_inspect.layouts.v1 import khoser_mem_chunk_hdr
 from kho_inspect.layouts.views import parse_record
-from kho_inspect.locate.scan import SCAN_BYTES, fdt_headers
+from kho_inspect.locate.fdt_headers import fdt_headers
+from kho_inspect.locate.scan import SCAN_BYTES
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock
 from kho_inspect.memory.files import DumpFile
 from kho_inspect.memory.raw import open_raw

@@ -122,7 +122,8 @@ def locate_root_fdt(
             f"{memory.path} holds no {of_kind}KHO root FDT{at}",
             hint="kho-inspect locate DUMP lists them"
             if named or at
-            else "give it as DTB: debugfs kho/in/fdt of the next kernel",
+            else "give it as DTB: debugfs kho/in/fdt of the next kernel; without it log prints "
+            "what kernels said, and carve finds files by their contents",
             source=memory.path,
         )
     more = f", the best of {len(located.fdts)}" if len(located.fdts) > 1 else ""

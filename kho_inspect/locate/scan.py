@@ -12,9 +12,9 @@ from kho_inspect import fdt
 from kho_inspect.abi import MAP_PROPERTY, ROOT_FDT_NAMES, find_abi
 from kho_inspect.errors import FdtError, MissingMemoryError
 from kho_inspect.geometry import PAGE_SHIFTS
-from kho_inspect.layouts.fdt import FDT_LAST_SUPPORTED_VERSION, FDT_MAGIC_BYTES, fdt_header
 from kho_inspect.layouts.setup_data import SETUP_KEXEC_KHO, kho_data, setup_data
-from kho_inspect.layouts.views import format_of, offset_of, parse_record
+from kho_inspect.layouts.views import offset_of, parse_record
+from kho_inspect.locate.fdt_headers import MAX_BOOT_FDT, headers_anywhere
 from kho_inspect.locate.machine import boot_params_in, usable_ram
 from kho_inspect.locate.page_size import find_page_size, preserved_order
 from kho_inspect.memory import PhysicalMemory
@@ -28,8 +28,6 @@ SCAN_BYTES = 1 << 20
 """Memory searched at a time: small enough to stay in a processor's cache."""
 MAX_ROOT_FDT = 64 << 10
 """The kernel allots the root FDT one page: 64 KiB is the largest there is."""
-MAX_BOOT_FDT = 2 << 20
-"""The kernel's limit for a boot device tree."""
 MAX_JUDGED = 256
 """Root FDTs whose trees are looked into, and boot FDTs that are parsed."""
 MAX_EXAMINED = 1 << 30
@@ -41,14 +39,14 @@ PARSING = 16
 """Tokens that could be parsed in the time that it takes to begin."""
 MAX_POINTERS = 4096
 """Setup_data entries that are kept."""
+MAX_STRAYS = 4096
+"""Device trees that are not aligned and are looked at, after all others."""
+ALIGNMENT = 8
+"""Of a device tree in memory, by its specification; fdt_check_header() insists."""
 
 NOWHERE = Extent(0, 0)
 SMALLEST_PAGE = 1 << min(PAGE_SHIFTS.values())
 
-_MAGIC = np.frombuffer(FDT_MAGIC_BYTES, dtype="<u4")[0]
-_TOTALSIZE, _VERSION = (offset_of(fdt_header, name) // 4 for name in ("totalsize", "version"))
-"""In cells of 32 bits."""
-_HEADER_SIZE = format_of(fdt_header).size
 _ENTRY = setup_data.build({"next": 0, "type": SETUP_KEXEC_KHO, "len": kho_data.sizeof()})
 _TYPE = offset_of(setup_data, "type")
 _TYPE_AND_LEN = np.frombuffer(_ENTRY, dtype="<u8", offset=_TYPE)[0]
@@ -89,6 +87,8 @@ class FoundFdt:
         """What it is to the kernels of the dump."""
         if self.start:
             return Role.PARTIAL
+        if self.paddr % ALIGNMENT:
+            return Role.STALE
         if self.pointers:
             return Role.INCOMING
         return Role.OUTGOING if self.valid_tree and self.preserved else Role.STALE
@@ -101,6 +101,7 @@ class FoundFdt:
             not self.valid_tree,
             not self.preserved,
             not self.aligned,
+            bool(self.paddr % ALIGNMENT),
             self.paddr,
         )
 
@@ -167,8 +168,8 @@ def locate(
     """Scan all stored memory once, in bounded memory; ``progress`` gets bytes as they are done.
 
     ``also`` gets each piece, as words with the address of the first.
-    With ``limit`` the scan ends after that many bytes. A device tree is 8-byte aligned by its
-    specification, a setup_data entry by its allocation.
+    With ``limit`` the scan ends after that many bytes. A device tree that a kernel takes is 8-byte
+    aligned, as a setup_data entry is by its allocation; copies of root FDTs stand anywhere.
     """
     scan = _Scan(memory)
     scanned = 0
@@ -177,7 +178,7 @@ def locate(
         words = np.frombuffer(chunk[skip : skip + (len(chunk) - skip) // 8 * 8], dtype="<u8")
         # Plain integers: an address may be beyond what numpy's signed ones hold.
         start = paddr + skip
-        scan.look_at_fdts([start + 8 * at for at in fdt_headers(words).tolist()])
+        scan.look_at_fdts([start + at for at in headers_anywhere(words).tolist()])
         types = np.flatnonzero(words == _TYPE_AND_LEN).tolist()
         scan.look_at_setup_data([start + 8 * at - _TYPE for at in types])
         scan.look_at_boot_params(boot_params_in(paddr, chunk))
@@ -188,19 +189,6 @@ def locate(
         if limit is not None and scanned >= limit:
             break
     return scan.result()
-
-
-def fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Which of some memory's words begin a device tree, as far as its header tells."""
-    cells = words.view("<u4")
-    found = np.flatnonzero(cells[::2] == _MAGIC)
-    size = cells[2 * found + _TOTALSIZE].byteswap()
-    found = found[(size >= _HEADER_SIZE) & (size <= MAX_BOOT_FDT)]
-    at = 2 * found + _VERSION
-    # The version of a header that goes on in the next piece is not looked at.
-    version = cells[np.minimum(at, len(cells) - 1)].byteswap()
-    kept: NDArray[np.intp] = found[(version >= FDT_LAST_SUPPORTED_VERSION) | (at >= len(cells))]
-    return kept
 
 
 def find_copies(memory: PhysicalMemory, prefix: bytes) -> list[FoundFdt]:
@@ -234,6 +222,7 @@ class _Scan:
     def __init__(self, memory: PhysicalMemory) -> None:
         self.memory = memory
         self.fdts: list[FoundFdt] = []
+        self.strays: list[PhysAddr] = []
         self.pointers: list[Pointer] = []
         self.passed_over = 0
         self.left = MAX_EXAMINED
@@ -243,6 +232,7 @@ class _Scan:
 
     def result(self) -> Located:
         """Everything found, each FDT with what points to it."""
+        self.fdts += filter(None, map(self.root_at, self.affordable(self.strays)))
         sources: dict[PhysAddr, list[str]] = {}
         for pointer in self.pointers:
             sources.setdefault(pointer.fdt, []).append(pointer.source)
@@ -268,14 +258,23 @@ class _Scan:
         return "other data there" if any(data) else "zeros there"
 
     def look_at_fdts(self, paddrs: Sequence[PhysAddr]) -> None:
-        for at, paddr in enumerate(paddrs):
-            if self.left <= 0 or not self.tokens.left:
-                self.passed_over += len(paddrs) - at
-                return
+        strays = [paddr for paddr in paddrs if paddr % ALIGNMENT]
+        room = MAX_STRAYS - len(self.strays)
+        self.strays += strays[:room]
+        self.passed_over += len(strays[room:])
+        for paddr in self.affordable([paddr for paddr in paddrs if paddr % ALIGNMENT == 0]):
             if found := self.root_at(paddr):
                 self.fdts.append(found)
             else:
                 self.look_at_boot_fdt(paddr)
+
+    def affordable(self, paddrs: Sequence[PhysAddr]) -> Iterator[PhysAddr]:
+        """As many of some places as may still be looked at; the others are passed over."""
+        for at, paddr in enumerate(paddrs):
+            if self.left <= 0 or not self.tokens.left:
+                self.passed_over += len(paddrs) - at
+                return
+            yield paddr
 
     def look_at_setup_data(self, paddrs: Sequence[PhysAddr]) -> None:
         room = max(0, MAX_POINTERS - len(self.pointers))
@@ -311,7 +310,7 @@ class _Scan:
             memory_map=memory_map,
             aligned=paddr % SMALLEST_PAGE == 0,
             valid_tree=valid,
-            preserved=preserved,
+            preserved=preserved and paddr % ALIGNMENT == 0,
             start=start,
         )
 

@@ -75,7 +75,8 @@ class Provenance:
 
 
 def trust_of(known: Trust, doubts: tuple[Doubt, ...]) -> Trust:
-    """What is left of a trust with these doubts."""
-    if not doubts or known is Trust.DOUBTFUL:
+    """What is left of a trust with these doubts; content that is not stored contradicts nothing."""
+    kinds = {doubt.kind for doubt in doubts} - {DoubtKind.NOT_STORED}
+    if not kinds or known is Trust.DOUBTFUL:
         return known
-    return Trust.LIKELY if all(doubt.kind in SLIGHT for doubt in doubts) else Trust.DOUBTFUL
+    return Trust.LIKELY if kinds <= SLIGHT else Trust.DOUBTFUL

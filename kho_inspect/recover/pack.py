@@ -16,12 +16,15 @@ import numpy as np
 
 from kho_inspect import __version__, intervals
 from kho_inspect.errors import KhoError
+from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.intervals import Intervals
 from kho_inspect.layouts import elf
 from kho_inspect.layouts.views import Layout
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.elf_core import MAX_SEGMENTS, notes_of
 from kho_inspect.memory.mapped import MappedMemory
+from kho_inspect.memory.recording import Recorder
+from kho_inspect.model.contents import Item
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.identity import CONTENT
 from kho_inspect.recover.atomic import FILE_MODE, atomic_file
@@ -53,21 +56,22 @@ class Plan:
 
 def plan(
     memory: PhysicalMemory,
-    handover: Handover,
+    handover: Handover | None,
     *,
     content: bool = False,
     pointers: bool = True,
     others: Iterable[Handover] = (),
-    read: Intervals | None = None,
+    carved: Iterable[Item] = (),
+    read: Recorder | None = None,
 ) -> Plan:
     """Choose the pages: FDT, map, blobs, every structure followed.
 
-    And, where wanted, the contents, and what points to the FDT, with the scratch table. ``others``
-    in the dump are packed without content. ``read``: pages that answers about the dump as a whole
-    rest on, of the handover's page size.
+    And, where wanted, the contents, those of what was ``carved`` too, and what points to the FDT,
+    with the scratch table. ``others`` in the dump are packed without content. ``read``: what
+    answers about the dump as a whole rest on, all there is where it has no handover.
     """
-    shift = handover.geometry.shift
-    pieces = _structures(handover)
+    shift = handover.geometry.shift if handover else min(PAGE_SHIFTS.values())
+    pieces = [intervals.empty(), *(_structures(handover) if handover else ())]
     for other in others:
         pairs = (
             (extent.start >> shift, -(-extent.end >> shift))
@@ -76,13 +80,19 @@ def plan(
         )
         pieces.append(intervals.from_pairs(pairs))
     if read is not None:
-        pieces.append(read)
+        pieces.append(read.pages(shift))
+    extents: list[Extent] = []
     if content:
-        pieces.append(handover.preserved.merged)
-    for pointer in handover.pointers if pointers else ():
-        for extent in (pointer.where, pointer.scratch):
-            pair = (extent.start >> shift, -(-extent.end >> shift))
-            pieces.append(intervals.from_pairs([pair]))
+        held = (piece for item in carved for piece in item.pieces)
+        extents += (Extent(piece.paddr, piece.paddr + piece.size) for piece in held)
+    if content and handover:
+        claims = handover.claims
+        pieces += [handover.preserved.merged, (claims.starts, claims.ends)]
+    for pointer in handover.pointers if handover and pointers else ():
+        extents += (pointer.where, pointer.scratch)
+    pieces.append(
+        intervals.from_pairs((one.start >> shift, -(-one.end >> shift)) for one in extents)
+    )
     wanted = intervals.merge(
         np.concatenate([starts for starts, _ in pieces]),
         np.concatenate([ends for _, ends in pieces]),
@@ -125,7 +135,7 @@ def _stored_part(memory: PhysicalMemory, pages: Intervals, shift: int) -> Iterat
     )
 
 
-def _provenance(memory: PhysicalMemory, handover: Handover) -> bytes:
+def _provenance(memory: PhysicalMemory, handover: Handover | None) -> bytes:
     """Where a packed file came from; one that was packed before keeps its own."""
     kept = _own_note(memory)
     if kept is not None:
@@ -135,9 +145,9 @@ def _provenance(memory: PhysicalMemory, handover: Handover) -> bytes:
         "source": Path(memory.path).name,
         "source_format": memory.format,
         "source_size": memory.size,
-        "compatible": handover.fdt.compatible,
-        "fdt": None if handover.fdt.paddr is None else hex(handover.fdt.paddr),
-        "page_size": handover.geometry.page_size,
+        "compatible": handover and handover.fdt.compatible,
+        "fdt": handover and handover.fdt.paddr and hex(handover.fdt.paddr),
+        "page_size": handover and handover.geometry.page_size,
     }
     return json.dumps(facts).encode()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import bisect
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from kho_inspect.errors import KhoError, SelectorError
+from kho_inspect.errors import KhoError, MissingMemoryError, SelectorError
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.contents import Item, Piece
 from kho_inspect.model.handover import Handover
@@ -16,9 +16,13 @@ from kho_inspect.recover.selectors import all_items, select_one, sole
 from kho_inspect.render.names import item_name
 from kho_inspect.units import Extent, PhysAddr, parse_extent, parse_size
 
-KERNEL_HALF = 0xFFF0_0000_0000_0000
-"""Where virtual addresses of kernels begin (arm64 with 52 bits; with 48 bits and on x86-64 they
-are higher); no physical address is that high."""
+if TYPE_CHECKING:
+    from kho_inspect.kernel_log.kernel import Kernel
+    from kho_inspect.kernel_log.translate import PageTables
+
+KERNEL_HALF = 0xFF00_0000_0000_0000
+"""Where virtual addresses of kernels begin (x86-64 with 5 levels; with 4, and on arm64, they are
+higher); no physical address is that high."""
 PFN = "pfn:"
 READ = 256
 """Bytes that are read at an address without a length."""
@@ -36,19 +40,8 @@ class Found(NamedTuple):
     why: str = ""
     is_named: bool = False
     """Asked for by other than the address."""
-
-
-def physical(value: int) -> PhysAddr:
-    """The physical address of an address that may be virtual.
-
-    Raises NoAddressError for a virtual one: no page tables are known that translate it.
-    """
-    if value >= KERNEL_HALF:
-        raise NoAddressError(
-            f"{value:#x} is a virtual address",
-            hint="the page tables that translate it are not known",
-        )
-    return value
+    kernel: Kernel | None = None
+    """Of a virtual address: whose page tables translate it."""
 
 
 def parse_address(text: str, length: int | None = None) -> Extent | None:
@@ -67,8 +60,11 @@ def parse_address(text: str, length: int | None = None) -> Extent | None:
             extent = parse_extent(text)
         except ValueError as error:
             raise SelectorError(str(error)) from error
-    start = physical(extent.start)
-    return extent if length is None else Extent(start, start + length)
+    if extent.start >= KERNEL_HALF:
+        raise NoAddressError(
+            f"{extent.start:#x} is a virtual address", hint="addr gives the physical one"
+        )
+    return extent if length is None else Extent(extent.start, extent.start + length)
 
 
 class Places:
@@ -116,10 +112,31 @@ class Places:
         value = self._number(text)
         if value is None:
             return [self._in_item(item, offset) for item, offset in self.items(text)]
+        if value >= KERNEL_HALF:
+            return [self._translated(text, value)]
+        return [Found(text, value, is_named=text.startswith(PFN))]
+
+    @cached_property
+    def _mapped(self) -> tuple[Kernel, PageTables] | None:
+        from kho_inspect.kernel_log.kernels import find_kernels, last_mapped, scan_traces
+
+        return last_mapped(self.memory, find_kernels(self.memory, scan_traces(self.memory)))
+
+    def _translated(self, text: str, vaddr: int) -> Found:
+        """A virtual address of the kernel that was booted last."""
+        if self._mapped is None:
+            return Found(text, None, "a virtual address; the dump has no kernel's page tables")
+        kernel, tables = self._mapped
+        whose = f"the page tables of Linux {kernel.release}"
         try:
-            return [Found(text, physical(value), is_named=text.startswith(PFN))]
-        except NoAddressError as error:
-            return [Found(text, None, f"a virtual address; {error.hint}")]
+            found = tables.walk(vaddr)
+        except MissingMemoryError as error:
+            table = (error.paddr or 0) & -(1 << tables.tables.page_shift)
+            words = f"one of {whose}, at {table:#x}, is not in the dump"
+            return Found(text, None, f"a virtual address; {words}")
+        if found is None:
+            return Found(text, None, f"a virtual address, which {whose} do not map")
+        return Found(text, found[0], is_named=True, kernel=kernel)
 
     def _number(self, text: str) -> int | None:
         shift = self.handover.geometry.shift if text.startswith(PFN) else 0

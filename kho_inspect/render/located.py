@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kho_inspect.kernel_log.handed import writer_of
-from kho_inspect.kernel_log.kernels import Kernel
+from kho_inspect.kernel_log.kernel import Kernel
 from kho_inspect.locate.scan import FoundFdt, Located
 from kho_inspect.model.handover import Role, Scratch
 from kho_inspect.render.console import grid, most, plain
@@ -20,14 +20,11 @@ MAX_LISTED = 20
 
 def print_located(
     console: Console,
-    path: str,
     located: Located,
     scratch: Scratch | None,
     kernels: Sequence[Kernel] = (),
 ) -> None:
     """Candidates best first, each with the reason; then the scratch areas."""
-    if not located.fdts:
-        console.print(plain(f"no KHO root FDT in {path}", "bold red"))
     listed = [
         (found.paddr, f"{found.role}: {found.compatible}, {found.size_words}", _why(found, kernels))
         for found in located.fdts
@@ -52,6 +49,13 @@ def print_located(
 def _why(found: FoundFdt, kernels: Sequence[Kernel]) -> str:
     writer = writer_of(found.root.strings("compatible"), found.role is Role.OUTGOING, kernels)
     return found.why + (f", written by Linux {writer.release}" if writer else "")
+
+
+def print_none(console: Console, path: str, kernels: Sequence[Kernel]) -> None:
+    """That there is no root FDT, and what else the dump may still tell."""
+    console.print(plain(f"no KHO root FDT in {path}", "bold red"))
+    log = "log prints what its kernels said; " if any(one.entries for one in kernels) else ""
+    console.print(grid([("try", plain(f"{log}carve looks for files by their contents"))]))
 
 
 def print_kernels(console: Console, kernels: Sequence[Kernel]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 from kho_inspect.kernel_log.handed import writer_of
-from kho_inspect.kernel_log.kernels import Kernel
+from kho_inspect.kernel_log.kernel import Kernel
 from kho_inspect.locate.scan import FoundFdt, Located, Vacated
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.contents import Document

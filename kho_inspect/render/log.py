@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from kho_inspect.kernel_log.kernels import Kernel
+from kho_inspect.kernel_log.kernel import UNKNOWN, Kernel
 from kho_inspect.kernel_log.messages import Outcome, known_message
 from kho_inspect.kernel_log.printk import Entry
 from kho_inspect.memory import PhysicalMemory
@@ -79,7 +79,7 @@ def kernels_document(kernels: Sequence[Kernel]) -> list[Document]:
     """The kernels of a dump; ``order`` is null where the logs do not say."""
     return [
         {
-            "release": kernel.release,
+            "release": None if kernel.release == UNKNOWN else kernel.release,
             "version": kernel.version,
             "build_id": kernel.build_id,
             "architecture": kernel.architecture,

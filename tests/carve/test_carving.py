@@ -130,6 +130,24 @@ def test_without_sessions_the_list_names_its_files_and_without_it_the_descriptor
         assert {sha256(content(image, item)) for item in some.values()} == wanted
 
 
+@pytest.mark.parametrize("luo", WRITERS)
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_list_without_session_is_found_behind_files_of_unknown_handlers(
+    luo: str, before: int
+) -> None:
+    image = Image()
+    held = memfd(image)
+    others = [File(number, data=0x77, compatible=b"vfio-pci-v9") for number in range(before)]
+    written = WRITERS[luo](image, [Session(b"vm", [*others, File(0x10, held)])])
+    lose_map(image)
+    lose(image, written.blob, *written.sessions.pages)
+    (item,) = [item for name, item in by_name(carved(image)).items() if "0x10" in name]
+    assert content(image, item) == held.content
+    assert doubts(item) == {DoubtKind.UNNAMED}
+    image.write(written.files[0].entries[0], b"\x80")
+    assert list(by_name(carved(image))) == [f"carved/LUO@{held.paddr:#x}"], "no name of a handler"
+
+
 def test_large_folios_get_their_order_from_their_neighbours() -> None:
     image = Image()
     layout = [(0, 2), (4, 2), (8, 3), (16, 0), (17, 0), (18, 1), (20, 2)]
@@ -261,6 +279,28 @@ def test_a_table_with_a_folio_that_cannot_be_is_none(entry: tuple[int, int]) -> 
     assert set(by_name(carved(image))) == {"carved/blob/LUO", "carved/LUO/vm/0x1"}
 
 
+@pytest.mark.parametrize(
+    ("word", "value"), [(0, 1 << 51 | 3 << 52), (0, 0), (0, 7 << 60), (1, 1 << 60), (1, 1), (1, 15)]
+)
+def test_a_few_damaged_entries_of_a_folio_table_cost_their_own_pages(word: int, value: int) -> None:
+    image = Image()
+    file = memfd(image, 16)
+    one_session(image, file)
+    at = file.area.pieces[0] + 16 * 5 + 8 * word
+    image.write_u64(at, value)
+    lose_map(image)
+    item = by_name(carved(image))["carved/LUO/vm/0x1"]
+    wanted = bytearray(file.content)
+    wanted[5 * 4096 : 6 * 4096] = bytes(4096)
+    assert content(image, item) == wanted
+    assert {DoubtKind.FAULT, DoubtKind.HOLE} <= doubts(item)
+    assert item.provenance is not None
+    assert item.provenance.trust is Trust.DOUBTFUL
+    for entry in (9, 12):
+        image.write_u64(file.area.pieces[0] + 16 * entry + 8, 1 << 60)
+    assert by_name(carved(image)) == {}, "too many are damaged"
+
+
 def test_an_empty_file_is_believed_beside_others_only() -> None:
     image = Image()
     empty = write.memfd(image, b"")
@@ -331,7 +371,7 @@ def save(image: Image, folder: Path) -> Path:
     return folder / "dump.elf"
 
 
-def test_what_is_not_in_the_dump_is_a_gap_and_a_doubt(tmp_path: Path) -> None:
+def test_what_is_not_in_the_dump_is_a_gap_and_speaks_against_nothing(tmp_path: Path) -> None:
     image = Image()
     file = memfd(image)
     one_session(image, file)
@@ -343,7 +383,7 @@ def test_what_is_not_in_the_dump_is_a_gap_and_a_doubt(tmp_path: Path) -> None:
     item = manifest(out)["carved/LUO/vm/0x1"]
     assert item["gaps"] == [{"start": 8192, "end": 12288, "why": "not stored"}]
     assert item["doubts"] == ["1 folio not in the dump"]
-    assert item["trust"] == "doubtful"
+    assert item["trust"] == "confirmed"
 
 
 def test_selectors_choose_among_what_was_carved(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from tests.kernel_log.test_kernels import two
 from tests.kernel_log.test_printk import made
 from tests.support.builder import Image
-from tests.support.cli import DUMP, REPO
+from tests.support.cli import DTB, DUMP, REPO
 from tests.support.kernel_builder import Kernel
 from tests.support.running import document, in_process
 
@@ -107,6 +109,20 @@ def test_locate_names_the_kernels(pair: tuple[Path, Kernel, Kernel]) -> None:
     assert "kernel 1  7.1.13" in text and "boot 2" in text
 
 
+def test_without_a_root_fdt_the_kernels_come_first_then_what_else_there_is(
+    pair: tuple[Path, Kernel, Kernel],
+) -> None:
+    result = in_process("locate", pair[0])
+    lines = result.stdout.splitlines()
+    assert (result.status, lines[0].startswith("kernel 1  7.1.13")) == (3, True)
+    text = " ".join(result.stdout.split())
+    assert text.index("kernel 2 7.3.4") < text.index("no KHO root FDT in")
+    assert text.endswith(
+        "try log prints what its kernels said; carve looks for files by their contents"
+    )
+    assert "without it log prints what kernels said" in in_process("check", pair[0]).stderr
+
+
 def test_no_text_of_a_log_reaches_the_terminal_unescaped(tmp_path: Path) -> None:
     kernel = made()
     kernel.boot("\x1b[2J\u202e evil", "KHO: \x07bell")
@@ -135,3 +151,16 @@ def test_a_dump_without_a_kernel_has_no_log() -> None:
     result = in_process("log", REPO / DUMP)
     assert (result.status, result.stdout) == (3, "")
     assert "no kernel log" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "show", "owners"])
+def test_a_dump_without_a_kernel_costs_no_import_of_the_log(command: str) -> None:
+    code = (
+        "import sys; from kho_inspect.cli.main import run\n"
+        f"run(['{command}', '{DUMP}', '{DTB}'])\n"
+        "print(sorted(name for name in sys.modules if name.startswith('kho_inspect.kernel_log.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "['kho_inspect.kernel_log.traces']"

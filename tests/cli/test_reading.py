@@ -193,8 +193,7 @@ def test_what_has_no_physical_address_is_said_and_the_rest_answered(tmp_path: Pa
     assert result.stderr.splitlines() == [
         "kho-inspect: LUO/a%2Ab/0x7+0x2000: a hole of the file",
         "kho-inspect: LUO/a%2Ab/0x7+0x9000: it has 36,864 bytes",
-        "kho-inspect: 0xffff888000100000: a virtual address; the page tables that translate it "
-        "are not known",
+        "kho-inspect: 0xffff888000100000: a virtual address; the dump has no kernel's page tables",
     ]
     found = document_of_lacking(case, asked)
     assert [one["asked"] for one in found["unresolved"]] == [

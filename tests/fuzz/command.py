@@ -24,10 +24,12 @@ from tests.support.dump_files import Segment, write_elf
 from tests.support.kdump_writer import flatten, write_kdump, write_lime
 from tests.support.running import in_process
 
-TABBED = ("files", "find")
+TABBED = ("files", "find", "log")
 """Commands whose fields are separated by tabs."""
 SPEAKING = ("addr", "read", "find")
 """Commands that say on stderr what is not there."""
+MEMORY_ONLY = ("locate", "log", "carve")
+"""Commands without DTB."""
 SMALL_HOLES = 1 << 22
 """Bytes of holes that are hashed, which else takes most of the time."""
 COLUMNS = ("80", "20", "40", "200")
@@ -220,6 +222,8 @@ _COMMANDS: tuple[tuple[str, Maker], ...] = (
     ("files", lambda it, cursor: ["--sha256", "--long"][: cursor.u8() % 3]),
     ("addr", lambda it, cursor: ["*+0x1001", _text(cursor)][: cursor.u8() % 2 + 1]),
     ("read", _read),
+    ("log", lambda it, cursor: ["--kho", "-x"][: cursor.u8() % 3]),
+    ("carve", lambda it, cursor: []),
     ("find", lambda it, cursor: ["--u64", _address(cursor, it.seed), "--limit", "99"]),
 )
 
@@ -246,14 +250,14 @@ _DUMP_ONLY = ("--dump-format", "--base", "--map")
 def _reading(name: str, number: int) -> Args:
     """Options for about half of the numbers up to 31."""
     args = _MORE[number - 1] if 0 < number <= len(_MORE) else []
-    return [] if name == "locate" and args and args[0] not in _DUMP_ONLY else args
+    return [] if name in ("locate", "log") and args and args[0] not in _DUMP_ONLY else args
 
 
 def command(data: bytes) -> None:
     """Run one command twice; see the module for what must hold."""
     cursor = Cursor(data)
     name, make = _COMMANDS[cursor.u8() % len(_COMMANDS)]
-    seeds = images.handovers()
+    seeds = images.kernels() if name == "log" else images.handovers()
     seed = seeds[cursor.u8() % len(seeds)]
     own = Cursor(cursor.take(8))
     patched = patch(seed, cursor)
@@ -264,7 +268,7 @@ def command(data: bytes) -> None:
         # Mostly with its DTB; else the FDT is looked for.
         reading = own.u8()
         dtb = "-" if reading % 8 == 7 else str(it.dtb)
-        files = [str(it.dump)] if name == "locate" else [str(it.dump), dtb]
+        files = [str(it.dump)] if name in MEMORY_ONLY else [str(it.dump), dtb]
         args = [name, *files, *_reading(name, reading >> 3), *make(it, own)]
         text = in_process(*args)
         check_result(name, text, args)
@@ -316,12 +320,16 @@ def check_result(name: str, result: Result, args: Args) -> None:
         assert result.stderr.startswith(("Usage: ", "kho-inspect: "))
     elif result.status == 3:
         documents = {"--json", "json", "junit", "sarif", "github"} & {*args}
-        assert name == "locate" or bool(documents) == bool(result.stdout)
-        assert result.stderr.startswith("kho-inspect: ") or (name == "locate" and result.stdout)
+        assert name in ("locate", "carve") or bool(documents) == bool(result.stdout)
+        assert result.stderr.startswith("kho-inspect: ") or (
+            name in ("locate", "carve") and result.stdout
+        )
         assert len(result.stderr.splitlines()) <= 2
     elif name in SPEAKING:
         lines = result.stderr.splitlines()
         assert all(line.startswith(("kho-inspect: ", "  try: ")) for line in lines), lines
+    elif name == "log":
+        assert all(line.startswith(("  ", "▶ ")) for line in result.stderr.splitlines())
     elif result.status != 4 or result.stderr:
         cautious = result.stderr.startswith("kho-inspect: caution: ")
         assert cautious if result.status == 4 else not result.stderr, result.stderr

@@ -15,10 +15,13 @@ from typing import cast
 
 from kho_inspect import fdt as fdt_module
 from kho_inspect.abi import BY_COMPATIBLE
+from kho_inspect.carve.carver import carve as carved_of
 from kho_inspect.errors import FdtError, KhoError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry, page_size_name
 from kho_inspect.inspection import Opened, Options, case_of, inspect_opened
 from kho_inspect.intervals import intersect, total
+from kho_inspect.kernel_log.handed import printed_by
+from kho_inspect.kernel_log.kernels import MAX_KERNELS, find_kernels, last_mapped, scan_traces
 from kho_inspect.locate.root_fdt import read_root_fdt
 from kho_inspect.memory import PhysicalMemory, RamBlock, open_memory
 from kho_inspect.memory.mapped import MappedMemory
@@ -27,8 +30,10 @@ from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.identity import Step, StepKind
-from kho_inspect.recover.selectors import all_items
-from kho_inspect.render.names import message_text, path_name
+from kho_inspect.recover.content import Reader
+from kho_inspect.recover.selectors import all_items, numbered
+from kho_inspect.render.log import kernel_words, log_lines
+from kho_inspect.render.names import item_name, message_text, path_name
 from kho_inspect.rules.engine import judge
 from kho_inspect.units import Extent
 from kho_inspect.walk.chunk_list import walk_chunks
@@ -41,6 +46,8 @@ from tests.fuzz.patches import Cursor, Patched, Seed, patch
 from tests.support.builder import Tree, fdt_blob
 
 Entry = Callable[[bytes], None]
+SMALL = 1 << 22
+"""Bytes of what is read whole."""
 
 
 # -- files and memory
@@ -249,3 +256,51 @@ def check_handover(handover: Handover) -> None:
     for item in all_items(handover):
         assert item.size >= 0
         assert all(piece.offset >= 0 and piece.size >= 0 for piece in item.pieces)
+
+
+# -- what a dump tells without a handover
+
+
+def log(data: bytes) -> None:
+    """The kernels of a dump, and the log of each."""
+    cursor = Cursor(data)
+    seeds = images.kernels()
+    seed = seeds[cursor.u8() % len(seeds)]
+    patched = patch(seed, cursor)
+    memory = memory_of(seed, patched)
+    found = find_kernels(memory, scan_traces(memory))
+    assert len(found) <= MAX_KERNELS
+    orders = [kernel.order for kernel in found if kernel.order is not None]
+    assert orders == list(range(1, len(orders) + 1))
+    for kernel in found:
+        # Each record has an id of 8 bytes, or a descriptor of 24.
+        assert len(kernel.entries) <= len(patched.data) // 8
+        assert kernel_words(kernel).isprintable() or not kernel.release.isprintable()
+        for line in log_lines(kernel.entries, levels=True, meanings=True):
+            assert line.removesuffix("\n").replace("\t", "").isprintable()
+    list(printed_by(found))
+    if known := last_mapped(memory, found):
+        for vaddr in (cursor.u64(), known[1].image_start, (1 << 64) - 1):
+            with suppress(KhoError):
+                known[1].walk(vaddr)
+
+
+def carve(data: bytes) -> None:
+    """What a dump yields by contents: nothing that is not in it, each under a name of its own."""
+    cursor = Cursor(data)
+    seeds = images.handovers()
+    seed = seeds[cursor.u8() % len(seeds)]
+    sessions = seed.pages[cursor.u8() % len(seed.pages)] if cursor.u8() & 1 else None
+    patched = patch(seed, cursor)
+    memory = memory_of(seed, patched)
+    with suppress(KhoError):
+        found = carved_of(memory, sessions=sessions)
+        items = list(numbered(list(found.items)))
+        assert len({(item.name, item.number) for item in items}) == len(items)
+        reader = Reader(memory)
+        for item in items:
+            assert item_name(item.name, item.number).isprintable()
+            assert item.size >= 0
+            assert all(piece.offset >= 0 and piece.size >= 0 for piece in item.pieces)
+            if item.size <= SMALL:
+                reader.digest(item)

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from tests.fuzz.patches import Seed, seed_of
 from tests.support import kdump_writer as kdumps
 from tests.support import luo_builder as contents
 from tests.support.builder import Image, Tree, fdt_blob, fdt_container, u32s
 from tests.support.dump_files import Segment, write_elf
+from tests.support.kernel_builder import PAGINGS, Kernel
 from tests.support.luo_builder import File, Session, u64
 
 PAGE = 4096
@@ -211,6 +213,45 @@ def handovers() -> tuple[MemorySeed, ...]:
         _handover("v4-64K", "kho-v4", 16),
         _scratched("scratch"),
     )
+
+
+# -- memory: kernels
+
+KERNEL = 64 << 20
+"""Where the image of the first one is."""
+
+
+def _kernel(name: str, number: int = 0, *, image: Image | None = None, **values: Any) -> Kernel:
+    paging = PAGINGS[name]
+    image = image or Image(paging.page_shift, ram=(0x2000000, 1 << 32))
+    kernel = Kernel(image, paging, KERNEL + (number << 26), **values)
+    kernel.boot("KHO: disabling KHO revival", "KHO: exec from: 7.1.13 (count 1)")
+    return kernel
+
+
+def _unnamed(kernel: Kernel) -> Kernel:
+    """Without VMCOREINFO, and its first lines gone."""
+    for number in range(80):
+        kernel.printk(f"line {number}", number)
+    for page in kernel.texts_at:
+        kernel.image.pages.pop(page)
+    return kernel
+
+
+@cache
+def kernels() -> tuple[MemorySeed, ...]:
+    """By VMCOREINFO, by text, by struct; of two architectures; two in one memory."""
+    both = _unnamed(_kernel("x86-64", static=True, release="7.1.13"))
+    _kernel("x86-64", 1, image=both.image)
+    made = {
+        "x86": _kernel("x86-64", block=False),
+        "l5": _kernel("x86-64 l5", static=True),
+        "arm64": _kernel("arm64 16K", static=True, block=False),
+        "unnamed": _unnamed(_kernel("x86-64", static=True)),
+        "large": _kernel("x86-64", dynamic=1 << 31, count_bits=22, size_bits=27),
+        "both": both,
+    }
+    return tuple(memory_seed(name, one.image, b"", one.root) for name, one in made.items())
 
 
 # -- device trees

@@ -38,7 +38,7 @@ from tests.fuzz.findings import (  # needs the path above
 )
 
 CORPUS = Path(__file__).parent / "corpus"
-ENTRIES = ("fdt", "elf", "lime", "kdump", "tree", "blobs", "command")
+ENTRIES = ("fdt", "elf", "lime", "kdump", "tree", "blobs", "log", "carve", "command")
 MAX_INPUT = 2048
 """Bytes: what is longer is patches that undo each other."""
 MAX_RESTARTS = 5

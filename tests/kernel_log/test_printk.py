@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kho_inspect.kernel_log.kernels import Kernel as Found
+from kho_inspect.kernel_log.kernel import Kernel as Found
 from kho_inspect.kernel_log.kernels import find_kernels, scan_traces
 from kho_inspect.kernel_log.printk import Entry
 from kho_inspect.memory import open_memory

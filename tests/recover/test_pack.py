@@ -14,11 +14,16 @@ from kho_inspect.cli.main import COMMANDS
 from kho_inspect.memory import open_memory
 from kho_inspect.recover import pack as packing
 from kho_inspect.units import Extent
-from tests.support.captures import Capture
+from tests.support import luo_builder as write
+from tests.support.builder import Image
+from tests.support.captures import Capture, unpack
+from tests.support.carving import lose, lose_map, went_wrong
 from tests.support.cli import DTB, DUMP, REPO, kho_inspect
 from tests.support.dump_files import Segment, write_elf
+from tests.support.extracting import manifest
 from tests.support.kdump_writer import lime_header, write_lime
-from tests.support.running import in_process
+from tests.support.luo_builder import File, Luo, Session, pattern
+from tests.support.running import document, in_process
 
 
 def _report(command: str, dump: Path | str, dtb: Path | str, *options: str) -> dict[str, Any]:
@@ -162,3 +167,134 @@ def test_memory_up_to_the_last_address_ends_no_command(tmp_path: Path, form: str
             result = in_process(command, dump, *dtb, *more.get(command, []))
             assert result.status in (0, 1, 3, 4), result
             assert "internal error" not in result.stderr
+
+
+# -- handovers that went wrong
+
+BARE = ("locate", "log", "carve")
+"""Reports that take no DTB."""
+REPORTS = (
+    ["check"],
+    ["check", "--root", "outgoing"],
+    ["show"],
+    ["owners"],
+    ["tree"],
+    ["blobs"],
+    ["ranges"],
+    ["files", "--long", "--sha256"],
+    ["locate"],
+    ["log"],
+    ["carve"],
+    ["carve", "--page-size", "16K"],
+)
+
+
+def _said(dump: Path, *report: str) -> tuple[int, str]:
+    """What a report says of a dump, without the name and the format of the file."""
+    dtb = [] if report[0] in BARE else ["-"]
+    result = in_process(report[0], dump, *dtb, *report[1:], "--json")
+    found = json.loads(result.stdout) if result.stdout else {}
+    page_size = found.pop("source", {}).get("page_size")
+    text = json.dumps([page_size, found])
+    return result.status, (text + result.stderr).replace(str(dump), "DUMP")
+
+
+def _taken_out(dump: Path, folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    status = in_process("extract", "--carved", dump, "-o", folder, *options).status
+    return status, manifest(folder) if folder.exists() else {}
+
+
+def assert_packed_says_the_same(dump: Path, folder: Path, sessions: str) -> None:
+    """With --content, each report; without it, all but what needs the contents."""
+    reports = [*REPORTS, ["carve", "--sessions", sessions]]
+    whole, less = folder / "whole.elf", folder / "less.elf"
+    for packed, options in ((whole, ["--content"]), (less, [])):
+        assert in_process("pack", dump, "-o", packed, *options).status in (0, 1, 4)
+        assert packed.stat().st_size < dump.stat().st_size
+    for report in reports:
+        wanted = _said(dump, *report)
+        assert _said(whole, *report) == wanted, report
+        if report[0] not in ("files", "carve"):
+            assert _said(less, *report) == wanted, report
+    for number, options in enumerate(([], ["--sessions", sessions])):
+        found, again = (
+            _taken_out(path, folder / f"{path.name}-{number}", *options) for path in (dump, whole)
+        )
+        assert again == found
+        assert found[1] or options, "carving yields something; there may be no sessions"
+    same, left = document("carve", dump), document("carve", less)
+    lacking = 0
+    for one, other in zip(
+        [*same["files"], *same["items"]], [*left["files"], *left["items"]], strict=True
+    ):
+        if other["sha256"] is None:
+            lacking += 1
+            one["sha256"] = None
+        other["doubts"] = [text for text in other["doubts"] if "not in the dump" not in text]
+        assert other == one
+    assert lacking
+    for name in ("source", "files", "items"):
+        del same[name], left[name]
+    assert left == same
+
+
+@pytest.mark.parametrize("name", ["late-v3", "refused-v4-by-7.1"])
+def test_a_real_handover_that_went_wrong_packed_says_the_same(name: str, tmp_path: Path) -> None:
+    given = went_wrong(name) / "dump.raw.xz"
+    if not given.is_file():
+        pytest.skip(f"no dump at {given}: set KHO_CAPTURES to the folder of captures")
+    dump = tmp_path / "dump.raw"
+    unpack(given, dump)
+    sessions = {"late-v3": "0x700000", "refused-v4-by-7.1": "0x73d000"}[name]
+    assert_packed_says_the_same(dump, tmp_path, sessions)
+    assert (tmp_path / "less.elf").stat().st_size < 2 << 20
+
+
+def _lost(folder: Path) -> tuple[Path, Luo]:
+    """A dump without map and root FDT, of sessions one of which counts wrongly."""
+    image = Image()
+    files = [
+        File(number, write.memfd(image, pattern(9000 * number, number))) for number in (1, 2, 3)
+    ]
+    luo = write.luo_v5(image, [Session(b"vm", files[:2]), Session(b"other", files[2:])])
+    image.write_u64(luo.sessions.entries[1] + 72, 9)
+    write.memblock(image, [(b"trace", write.reserve_mem(image, 4)[1])])
+    write.kho_test(image, [(0, pattern(4096, 5))])
+    write.metadata(image, b"7.3.4", 2)
+    lose(image, *(image.alloc() for _ in range(64)))
+    lose_map(image)
+    image.write_elf(folder / "dump.elf", declare_ram=True)
+    return folder / "dump.elf", luo
+
+
+def test_a_dump_without_a_root_fdt_is_packed_with_what_carving_yields(tmp_path: Path) -> None:
+    dump, luo = _lost(tmp_path)
+    assert_packed_says_the_same(dump, tmp_path, hex(luo.sessions.first))
+    assert "carved/LUO/other/0x3" not in _taken_out(dump, tmp_path / "by-itself")[1]
+    options = ("--sessions", hex(luo.sessions.first))
+    known = _taken_out(tmp_path / "whole.elf", tmp_path / "known", *options)
+    assert "carved/LUO/other/0x3" in known[1]
+    result = in_process("pack", dump, "-o", tmp_path / "again.elf")
+    assert result.status == 4
+    assert "caution" in result.stderr
+    assert "holds no KHO root FDT" in result.stderr
+
+
+def test_content_of_carved_files_is_left_out_unless_asked_for(tmp_path: Path) -> None:
+    dump, _ = _lost(tmp_path)
+    packed = tmp_path / "packed.elf"
+    in_process("pack", dump, "-o", packed)
+    content = pattern(9000, 1)[:64]
+    assert content in dump.read_bytes()
+    assert content not in packed.read_bytes()
+    assert in_process("pack", dump, "-o", tmp_path / "none.elf", "--no-scratch").status == 3
+
+
+def test_a_dump_that_yields_nothing_is_not_packed(tmp_path: Path) -> None:
+    image = Image()
+    lose(image, *(image.alloc() for _ in range(16)))
+    image.write_elf(tmp_path / "dump.elf", declare_ram=True)
+    result = in_process("pack", tmp_path / "dump.elf", "-o", tmp_path / "packed.elf")
+    assert result.status == 3
+    assert "holds no KHO root FDT" in result.stderr
+    assert not (tmp_path / "packed.elf").exists()

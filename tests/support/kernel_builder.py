@@ -89,6 +89,8 @@ class Kernel:
     """Bytes by which the fields of the ring's structs stand elsewhere than in Linux 7."""
     static: bool = False
     """The ring is in the image, as until setup_log_buf(); else in scattered pages."""
+    dynamic: int = 0
+    """Physical address of the ring in the linear map, where setup_log_buf() allocated one."""
     block: bool = True
     """The image is mapped by one large entry."""
     far: int = 0
@@ -111,12 +113,13 @@ class Kernel:
         """Physical page of each virtual one of the ring."""
         self.structs = self.image_phys + 0x20000
         at = self.image_vaddr(0x40000) if self.static else self.paging.linear + (5 << 30)
+        at = self.paging.linear + self.dynamic if self.dynamic else at
         self.infos = at + 0x1000
         self.info_size, self.desc_size, self.ring_size = (n + self.skew for n in (88, 24, 88))
         self.descs = self.infos + self.count * self.info_size + 8
         self.data = self.descs + self.count * self.desc_size + 24
         end = self.data + self.size
-        if not self.static:
+        if not self.static and not self.dynamic:
             vaddrs = range(at, end, step)
             pages = [self.image.alloc() for _ in vaddrs]
             pages = pages[1::2] + pages[::2]
@@ -125,6 +128,9 @@ class Kernel:
             for vaddr, paddr in zip(vaddrs, pages, strict=True):
                 self.map(vaddr, paddr, self.paging.page_shift)
                 self.pages[vaddr] = paddr
+        large = self.paging.shifts[-2]
+        for vaddr in range(at, end, 1 << large) if self.dynamic else ():
+            self.map(vaddr, vaddr - self.paging.linear & -(1 << large), large)
         shift = self.paging.shifts[-2] if self.block else self.paging.page_shift
         for offset in range(0, 0x100000 if not self.block else 1, 1 << shift):
             self.map(self.paging.image + offset, self.image_phys + offset, shift)
@@ -199,6 +205,8 @@ class Kernel:
         """By what was mapped, not by the tables."""
         if vaddr >= self.paging.image and self.static:
             return self.image_phys + vaddr - self.paging.image
+        if self.dynamic:
+            return vaddr - self.paging.linear
         skip = vaddr % (1 << self.paging.page_shift)
         return self.pages[vaddr - skip] + skip
 

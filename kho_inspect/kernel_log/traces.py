@@ -1,0 +1,72 @@
+"""Traces of kernels in memory, looked for in the one scan that finds root FDTs too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kho_inspect.memory.vmcoreinfo import vmcoreinfo_notes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kho_inspect.memory import PhysicalMemory
+    from kho_inspect.units import PhysAddr
+
+BEGINNING = b"OSRELEASE="
+"""How VMCOREINFO begins."""
+MAX_SIGHTINGS = 256
+"""Places of each kind that are looked at: a dump of two kernels has some ten."""
+
+_NEEDLES = tuple(int.from_bytes(text[:8], "little") for text in (BEGINNING, b"Linux version "))
+_KERNEL = np.uint64(0xFF << 56)
+_SMALL = np.uint64(32)
+"""More than the bits of any count of a ring."""
+
+
+@dataclass(slots=True)
+class Traces:
+    """Where kernels may have left their name or log: all on 8 bytes, as the kernel lays them."""
+
+    infos: list[PhysAddr] = field(default_factory=list)
+    banners: list[PhysAddr] = field(default_factory=list)
+    rings: list[PhysAddr] = field(default_factory=list)
+    """What may be a ``printk_ringbuffer``, by its pointers and numbers."""
+    _last: tuple[PhysAddr, NDArray[np.uint64]] | None = None
+    """The end of the last piece, where a ring may begin in it, and where the next one does."""
+
+    def look(self, start: PhysAddr, words: NDArray[np.uint64]) -> None:
+        """Keep what is in a piece of memory, as words of 8 bytes from ``start`` on."""
+        for needle, found in zip(_NEEDLES, (self.infos, self.banners), strict=True):
+            same = words == needle
+            if same.any():
+                at = np.flatnonzero(same)[: MAX_SIGHTINGS - len(found)]
+                found += [start + 8 * one for one in at.tolist()]
+        self._look_for_rings(start, words)
+
+    def in_dump(self, memory: PhysicalMemory) -> bool:
+        """Whether there is any, or VMCOREINFO in the notes of the file."""
+        return bool(self.infos or self.banners or self.rings) or any(vmcoreinfo_notes(memory))
+
+    def _look_for_rings(self, start: PhysAddr, words: NDArray[np.uint64]) -> None:
+        before, self._last = self._last, None
+        small = words < _SMALL
+        if before is None and not small.any():
+            return
+        from kho_inspect.layouts.printk import RING_WORDS, may_be_rings
+
+        if before is not None and before[0] == start:
+            joined = np.concatenate([before[1], words[: RING_WORDS - 1]])
+            self._keep(start - 8 * len(before[1]), may_be_rings(joined, np.arange(len(before[1]))))
+        # count_bits, then a pointer.
+        heads = np.flatnonzero(small[:-1] & (words[1:] >= _KERNEL))
+        if small[-1:].any() or (len(heads) and heads[-1] > len(words) - RING_WORDS):
+            self._last = start + 8 * len(words), words[1 - RING_WORDS :].copy()
+        if len(heads):
+            self._keep(start, may_be_rings(words, heads))
+
+    def _keep(self, start: PhysAddr, at: NDArray[np.intp]) -> None:
+        room = MAX_SIGHTINGS - len(self.rings)
+        self.rings += [start + 8 * one for one in at[:room].tolist()]
