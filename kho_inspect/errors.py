@@ -38,6 +38,9 @@ class UnreadableInputError(KhoError):
 class FdtError(KhoError):
     """A flattened device tree that fails validation; ``offset`` is the byte at fault."""
 
+    data: bytes = b""
+    """What was read of the file that is one, where there is a file."""
+
     def __init__(
         self, message: str, *, offset: int, hint: str | None = None, source: str | None = None
     ) -> None:

@@ -25,9 +25,9 @@ from kho_inspect.locate.root_fdt import find_page, locate_root_fdt, notes_on, re
 from kho_inspect.locate.scan import Located, locate
 from kho_inspect.locate.scratch import boot_dtb_pointer, read_scratch, read_sound_scratch
 from kho_inspect.memory import PhysicalMemory, RamBlock, open_memory
-from kho_inspect.memory.files import read_head
 from kho_inspect.memory.kcore import open_kcore
 from kho_inspect.model.claims import OwnerIndex
+from kho_inspect.model.contents import Item
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover, Pointer, RootFdt, Scratch, Source
 from kho_inspect.model.identity import ClaimKind, Owner, Step, StepKind, Subsystem
@@ -98,6 +98,8 @@ class Question:
     """The kernel to decide for."""
     target_name: str = ""
     expectations: Sequence[Expectation] | None = None
+    digests: Callable[[PhysicalMemory], Callable[[Item], str | None]] | None = None
+    """How contents are hashed, where it matters."""
 
 
 def inspect(dump: str, dtb: str | None = None, options: Options | None = None) -> Handover:
@@ -134,7 +136,7 @@ def examine(
         return replace(case_of(None, question), lost=error, printed=told)
     except FdtError as error:
         limit = options.limits.fdt
-        data = b"" if error.source is None else read_head(error.source, limit)
+        data = error.data
         # What has all but the magic was an FDT, and is what the kernel refuses.
         size = fdt.total_size(FDT_MAGIC_BYTES + data[4:])
         size = size if size == len(data) else fdt.total_size(data)
@@ -155,6 +157,8 @@ def examine(
         printed=_printed_of(opened.printed, handover.fdt, named, late=late),
         handed=frozenset(one.fdt for one in opened.printed if one.fdt is not None),
     )
+    if question and question.digests:
+        case = replace(case, digest=question.digests(memory))
     if not case.misreads or case.printed:
         return case
     from kho_inspect.locate.fit import find_fit  # most handovers read well

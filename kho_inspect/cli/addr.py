@@ -10,12 +10,13 @@ import click
 
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status, misfit_of
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_handover, takes_scratch, write_text
 from kho_inspect.cli.output import complain
 from kho_inspect.render.safe import safe
 
 
-@click.command("addr")
+@click.command("addr", cls=Command)
 @partial(reads_handover, more_arguments=True)
 @takes_scratch
 @click.argument("places", metavar="PLACE...", nargs=-1, required=True)
@@ -71,4 +72,4 @@ def _lines(places: Iterable[str]) -> Iterator[str]:
         if place != "-":
             yield place
         else:
-            yield from (line.strip() for line in sys.stdin if line.strip())
+            yield from (line.strip() for line in sys.stdin or () if line.strip())

@@ -7,11 +7,12 @@ from functools import partial
 import click
 
 from kho_inspect.cli.exit_codes import handover_status, misfit_of
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_handover, write_text
 from kho_inspect.render.safe import safe
 
 
-@click.command("blobs")
+@click.command("blobs", cls=Command)
 @partial(reads_handover, more_arguments=True)
 @click.argument("name", required=False)
 @click.option("--hexdump", is_flag=True, help="Print all bytes, whatever they are.")

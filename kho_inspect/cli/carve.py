@@ -7,11 +7,12 @@ from functools import partial
 import click
 
 from kho_inspect.cli import exit_codes
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, carved, reads_handover
 from kho_inspect.cli.params import Address
 
 
-@click.command("carve")
+@click.command("carve", cls=Command)
 @partial(reads_handover, needs_dtb=False)
 @click.option(
     "--sessions", type=Address(), metavar="PADDR", help="Begin at this block of sessions."

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from kho_inspect.cli.exit_codes import verdict_status
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import REPORTS, Input, judged, reads_handover
 from kho_inspect.cli.params import code_prefixes
-from kho_inspect.errors import UnreadableInputError
+from kho_inspect.errors import ExpectationError
+from kho_inspect.units import human_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,12 +20,10 @@ if TYPE_CHECKING:
     from kho_inspect.inspection import Question
     from kho_inspect.rules.expectations import Expectation
 
-MAX_EXPECTATIONS = 64 << 20
-"""Bytes read of a file of expectations: a million files make as many."""
 LEVELS = ("fatal", "error", "warning", "info")
 
 
-@click.command("check")
+@click.command("check", cls=Command)
 @reads_handover
 @judged
 @click.option(
@@ -35,7 +35,16 @@ LEVELS = ("fatal", "error", "warning", "info")
 )
 @click.option("--select", multiple=True, metavar="CODES", help="Only these: KHO2,KHO308.")
 @click.option("--ignore", multiple=True, metavar="CODES", help="Not these.")
-@click.option("--expect", type=click.Path(), help="TOML file of expectations.")
+@click.option(
+    "--ignore-owner",
+    "ignored",
+    multiple=True,
+    metavar="SELECTOR",
+    help="No findings below fatal on these owners alone: LUO/bulk-0*.",
+)
+@click.option(
+    "--expect", metavar="FILE", help="Expectations in TOML or JSON, as expect writes. -: of stdin."
+)
 @click.option(
     "--require", multiple=True, metavar="CODES", help="Rules that must not be blocked; or all."
 )
@@ -48,6 +57,7 @@ def command(
     fail_on: str,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
+    ignored: tuple[str, ...],
     require: tuple[str, ...],
     expect: str | None,
 ) -> int:
@@ -57,10 +67,18 @@ def command(
     from kho_inspect.rules.engine import judge
 
     wanted = _code_filter(select, ignore)
-    question = replace(question, expectations=_expectations(expect))
+    if expect is not None:
+        from kho_inspect.recover.content import digester
+
+        question = replace(question, expectations=_expectations(expect), digests=digester)
     required = _code_filter(require, ()) if require and "all" not in require else None
     with given.opening() as advance:
         case = examine(given.dump, given.dtb, given.options, question, progress=advance)
+    if ignored and case.opened is not None:
+        from kho_inspect.recover.selectors import select_owners
+
+        owners = *case.opened.claims.owners, *case.owners.values()
+        case = replace(case, ignored=select_owners(owners, ignored))
     verdict = judge(case, wanted)
     threshold = Severity.FATAL + 1 if fail_on == "never" else Severity[fail_on.upper()]
     given.write_verdict(verdict, threshold)
@@ -75,14 +93,14 @@ def _code_filter(select: Sequence[str], ignore: Sequence[str]) -> Callable[[str]
     return lambda code: (not chosen or code.startswith(chosen)) and not code.startswith(dropped)
 
 
-def _expectations(path: str | None) -> list[Expectation] | None:
-    if path is None:
-        return None
-    from kho_inspect.memory.files import read_head
-    from kho_inspect.rules.expectations import parse_expectations
+def _expectations(path: str) -> list[Expectation]:
+    from kho_inspect.memory.files import read_head, shown_path
+    from kho_inspect.rules.expectations import MAX_SIZE, parse_expectations
 
+    data, path = read_head(path, MAX_SIZE + 1), shown_path(path)
+    if len(data) > MAX_SIZE:
+        raise ExpectationError(f"{path} has more than {human_size(MAX_SIZE)}", source=path)
     try:
-        text = read_head(path, MAX_EXPECTATIONS).decode()
+        return parse_expectations(data.decode(), path)
     except UnicodeDecodeError as error:
-        raise UnreadableInputError(f"cannot read {path}: not UTF-8", source=path) from error
-    return parse_expectations(text, path)
+        raise ExpectationError(f"cannot read {path}: not UTF-8", source=path) from error

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from kho_inspect.cli import exit_codes
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import write_document
 from kho_inspect.cli.params import code_prefixes
 
 
-@click.command("explain")
+@click.command("explain", cls=Command)
 @click.argument("codes", metavar="[CODES]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All rules.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")

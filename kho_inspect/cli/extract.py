@@ -12,6 +12,7 @@ import click
 
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, carved, reads_handover, takes_mode
 from kho_inspect.cli.output import binary_stdout, report_gaps, require_bounded
 from kho_inspect.cli.params import Address
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from kho_inspect.recover.evidence import Evidence
 
 
-@click.command("extract")
+@click.command("extract", cls=Command)
 @reads_handover
 @click.argument("selectors", metavar="[SELECTOR]...", nargs=-1)
 @click.option(

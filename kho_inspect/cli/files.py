@@ -11,13 +11,14 @@ import click
 
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_handover, write_text
 
 if TYPE_CHECKING:
     from kho_inspect.model.luo import ListedFile
 
 
-@click.command("files")
+@click.command("files", cls=Command)
 @partial(reads_handover, more_arguments=True)
 @click.argument("selectors", metavar="[SELECTOR]...", nargs=-1)
 @click.option(

@@ -10,6 +10,7 @@ import click
 
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_handover, write_text
 from kho_inspect.cli.output import complain
 from kho_inspect.cli.progress import progress_bar
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from kho_inspect.model.handover import Handover
 
 
-@click.command("find")
+@click.command("find", cls=Command)
 @partial(reads_handover, more_arguments=True)
 @click.argument("pattern", metavar="TEXT")
 @click.option("--hex", "as_hex", is_flag=True, help="TEXT is bytes in hex: DEADBEEF, de ad be ef.")
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 def command(given: Input, pattern: str, as_hex: bool, u64: bool, limit: int | None) -> int:
     """Find text or bytes in all stored memory: each place, and whose it is.
 
-    TEXT is searched as UTF-8, case counts. With - for DTB, and no handover in the dump, there are
-    still the places. Exit status 1 where there is none.
+    TEXT is searched as UTF-8, case counts. With auto for DTB, and no handover in the dump, there
+    are still the places. Exit status 1 where there is none.
     """
     from kho_inspect.locate.search import search
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from kho_inspect.cli.layout import Common
+
 _LIVE = "kho_inspect.live"
 """Key in the context of a command that reads the running kernel."""
 _NO_FILES = (
@@ -14,7 +16,7 @@ _NO_FILES = (
 )
 
 
-class LiveOption(click.Option):
+class LiveOption(Common):
     """One of them: any makes DUMP and DTB no arguments, so that the command's own come first."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
@@ -38,10 +40,11 @@ def _shift_arguments(ctx: click.Context, opts: dict[str, Any]) -> None:
         value = opts.get(str(param.name))  # click has a value of its own for none
         given += [value] if isinstance(value, str) else value if isinstance(value, tuple) else ()
     many = any(param.nargs < 0 for param in own)
-    # Where there may be any number, no address or selector begins so.
-    if any(value.startswith(("/", "-")) for value in given) if many else len(given) > len(own):
+    # Where there may be any number, no address or selector is so.
+    files = [value for value in given if value.startswith("/") or value == "auto"]
+    if files if many else len(given) > len(own):
         raise click.UsageError(_NO_FILES, ctx)
-    opts["dump"] = opts["dtb"] = "-"
+    opts["dump"] = opts["dtb"] = "auto"
     for param in own if given else ():
         opts[str(param.name)] = given[0] if param.nargs == 1 else tuple(given)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from kho_inspect.cli import exit_codes
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_dump, takes_mode
 from kho_inspect.cli.output import binary_stdout
 from kho_inspect.cli.progress import progress_bar
 
 
-@click.command("locate")
+@click.command("locate", cls=Command)
 @reads_dump
 @click.option(
     "--write-dtb",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kho_inspect.cli import exit_codes
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_dump, write_text
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.errors import UnreadableInputError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from kho_inspect.kernel_log.kernel import Kernel
 
 
-@click.command("log")
+@click.command("log", cls=Command)
 @reads_dump
 @click.option(
     "--kernel",

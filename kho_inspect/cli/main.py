@@ -58,14 +58,8 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        room = formatter.width - 6 - max(map(len, COMMANDS))
         with formatter.section("Commands"):
-            formatter.write_dl(
-                [
-                    (name, click.Command(name, help=text).get_short_help_str(room))
-                    for name, text in COMMANDS.items()
-                ]
-            )
+            formatter.write_dl(list(COMMANDS.items()))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {option for param in self.get_params(ctx) for option in param.opts}
@@ -94,8 +88,8 @@ def cli() -> None:
     """Look inside a Linux Kexec HandOver: a memory dump plus its root FDT.
 
     DUMP is physical memory (raw, ELF core, kdump, LiME; compressed or not), DTB the KHO root FDT
-    (kho.dtb). Without a command the whole report is shown; without DTB (or with - for it) the FDT
-    is looked for in the dump.
+    (kho.dtb), from a file, a pipe, or stdin as -. Without a command the whole report is shown;
+    without DTB, or with auto for it, the FDT is looked for in the dump.
     """
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import click
 from kho_inspect.abi import ABIS, Kernel
 from kho_inspect.cli.door import document_stream
 from kho_inspect.cli.exit_codes import hint_of
+from kho_inspect.cli.layout import Common
 from kho_inspect.cli.live import LIVE_FDT, LIVE_MEMORY, take_live
 from kho_inspect.cli.params import Address, Area, DumpFormat, Mode, RamMap, Root, Target
 from kho_inspect.cli.process import exit_when_cut_short
@@ -176,19 +177,21 @@ _DUMP = click.argument("dump", required=False)
 _DTB = click.argument("dtb")
 _OPTIONAL_DTB = click.argument("dtb", required=False)
 
+_common = partial(click.option, cls=Common)
+
 _DUMP_OPTIONS = (
-    click.option(
+    _common(
         "--base", type=Address(), default=0, help="Physical address of a raw dump's first byte."
     ),
-    click.option(
+    _common(
         "--map",
         "maps",
         type=RamMap(),
         multiple=True,
         help="A RAM block in a raw dump, PADDR:OFFSET:SIZE; repeat for each.",
     ),
-    click.option("--json", is_flag=True, help="One JSON document instead of text."),
-    click.option(
+    _common("--json", is_flag=True, help="One JSON document instead of text."),
+    _common(
         "--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colour."
     ),
 )
@@ -196,19 +199,19 @@ _DUMP_OPTIONS = (
 _PAGE_SIZES = ("auto", *PAGE_SHIFTS)
 
 _OPTIONS = (
-    click.option(
+    _common(
         "--page-size",
         type=click.Choice(_PAGE_SIZES, case_sensitive=False),
         metavar=f"[{'|'.join(_PAGE_SIZES)}]",  # click from 8.2 on would say 4k
         default="auto",
         help="Page size of the kernel that wrote the handover.",
     ),
-    click.option(
+    _common(
         "--assume-abi",
         type=click.Choice([abi.compatible for abi in ABIS]),
         help="Read the FDT as this ABI, whatever it says.",
     ),
-    click.option(
+    _common(
         "--root",
         type=Root(),
         default="auto",
@@ -217,7 +220,7 @@ _OPTIONS = (
 )
 
 _BUDGETS = {
-    name: click.option(
+    name: _common(
         f"--max-{name}",
         type=Address(),
         metavar="N",
@@ -227,7 +230,7 @@ _BUDGETS = {
     for name, default, text in BUDGETS
 }
 
-_DUMP_FORMAT = click.option(
+_DUMP_FORMAT = _common(
     "--dump-format",
     "format",
     type=DumpFormat(),
@@ -243,7 +246,7 @@ def reads_handover(
 ) -> Callable[..., int]:
     """Give a command the shared arguments; the function gets them as its first one, an Input.
 
-    DTB may be left out, but for commands with ``more_arguments`` behind it; ``-`` always does.
+    DTB may be left out, but for commands with ``more_arguments`` behind it; ``auto`` always does.
     Without ``needs_dtb`` there is none.
     """
     dtb = (_DTB if more_arguments else _OPTIONAL_DTB,) if needs_dtb else ()
@@ -311,9 +314,10 @@ def _with_input(
             dump, dtb = live
         if dump is None:
             raise click.UsageError("Missing argument 'DUMP'.")
+        _require_one_stdin(dump, {**params, "dtb": dtb})
         given = Input(
             dump=dump,
-            dtb=None if dtb == "-" else dtb,
+            dtb=None if dtb == "auto" else dtb,
             form=_take_form(params),
             options=_take_options(params),
             color=params.pop("color"),
@@ -338,6 +342,22 @@ def _with_input(
     for decorator in reversed(decorators):
         decorated = decorator(decorated)
     return decorated
+
+
+_STDIN = {"dtb": "DTB", "boot_dtb": "--boot-dtb", "expect": "--expect"}
+"""Parameters for which ``-`` is stdin, as any PLACE of addr, and what people call them."""
+
+
+def _require_one_stdin(dump: str, params: dict[str, Any]) -> None:
+    """Raises click.UsageError where stdin is to be several inputs, or DUMP."""
+    if dump == "-":
+        raise click.UsageError("DUMP cannot be stdin: it is mapped, so copy it to a file first")
+    users = [words for name, words in _STDIN.items() if params.get(name) == "-"]
+    users += ["PLACE"] * params.get("places", ()).count("-")
+    if len(users) > 1:
+        hint = ", or auto for a DTB in the dump" if "DTB" in users else ""
+        words = " and ".join(users)
+        raise click.UsageError(f"- is stdin, which cannot be both {words}: name a file{hint}")
 
 
 def _take_form(params: dict[str, Any]) -> str:

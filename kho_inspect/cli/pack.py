@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kho_inspect.cli.exit_codes import CANNOT_JUDGE, handover_status
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_handover, takes_mode
 from kho_inspect.cli.output import binary_stdout, complain
 from kho_inspect.cli.progress import progress_bar
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from kho_inspect.model.handover import Handover
 
 
-@click.command("pack")
+@click.command("pack", cls=Command)
 @reads_handover
 @click.option(
     "-o",

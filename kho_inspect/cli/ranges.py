@@ -7,11 +7,12 @@ from itertools import chain
 import click
 
 from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_handover, write_text
 from kho_inspect.cli.output import complain
 
 
-@click.command("ranges")
+@click.command("ranges", cls=Command)
 @reads_handover
 @click.option("--order", type=click.IntRange(0, 52), help="Only blocks of this order.")
 @click.option("--by-order", is_flag=True, help="Runs of equal order instead of merged ranges.")

@@ -8,12 +8,13 @@ import click
 
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_handover, write_text
 from kho_inspect.cli.output import binary_stdout, complain, report_gaps, require_bounded
 from kho_inspect.cli.params import Address
 
 
-@click.command("read")
+@click.command("read", cls=Command)
 @partial(reads_handover, more_arguments=True)
 @click.argument("where")
 @click.option("--length", type=Address(), metavar="N", help="Bytes to read at most.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kho_inspect.cli.exit_codes import verdict_status
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, judged, reads_handover
 from kho_inspect.cli.pager import paged
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from kho_inspect.inspection import Question
 
 
-@click.command("show")
+@click.command("show", cls=Command)
 @reads_handover
 @judged
 @click.option("--full", is_flag=True, help="Orders, ranges, tree and contents too; in a pager.")

@@ -6,12 +6,13 @@ import click
 
 from kho_inspect.abi import find_target
 from kho_inspect.cli import exit_codes
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.errors import KhoError
 from kho_inspect.render.safe import safe
 
 
-@click.command("targets")
+@click.command("targets", cls=Command)
 @click.argument("kernels", metavar="KERNEL...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
 @click.option(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from kho_inspect.cli.exit_codes import handover_status
+from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_handover, write_text
 
 
-@click.command("tree")
+@click.command("tree", cls=Command)
 @reads_handover
 @click.option("--full", is_flag=True, help="Every node on its own line.")
 def command(given: Input, full: bool) -> int:

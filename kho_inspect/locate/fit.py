@@ -61,7 +61,7 @@ class Fit:
 
     cause: Cause
     option: str
-    """For the command line: ``--base …``, ``--map …``, ``--page-size …``; for a DTB ``-``: none."""
+    """For the command line: ``--base …``, ``--map …``, ``--page-size …``; or a DTB, ``auto``."""
     paddr: PhysAddr | None = None
     """Where the root FDT of that tree stands, where known."""
     evidence: tuple[str, ...] = ()
@@ -209,7 +209,7 @@ class _Finder:
         ]
         if self.blobs:
             evidence.append(f"{begun} of {plural(len(self.blobs), 'blob')} of the DTB in the dump")
-        return Fit(Cause.DTB, "-", best.paddr, tuple(evidence))
+        return Fit(Cause.DTB, "auto", best.paddr, tuple(evidence))
 
     def layout(self, memory: PhysicalMemory, located: Located) -> Fit | None:
         """A base, or a map of two blocks, for a raw dump."""

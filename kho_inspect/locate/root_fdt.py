@@ -28,7 +28,7 @@ from kho_inspect.intervals import Intervals
 from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.locate import scan
 from kho_inspect.memory import PhysicalMemory
-from kho_inspect.memory.files import read_head
+from kho_inspect.memory.files import read_head, shown_path
 from kho_inspect.memory.recording import unrecorded
 from kho_inspect.model.fdt_node import FdtNode, FdtStart
 from kho_inspect.model.handover import Role, RootFdt
@@ -56,12 +56,13 @@ def read_root_fdt(
 ) -> RootFdt:
     """The KHO root FDT in the file ``path``, completed from ``memory`` when it is cut short.
 
-    ``limit`` is the most bytes that it may have.
+    ``path`` is what ``read_head`` takes, ``limit`` the most bytes that it may have.
 
     Raises UnreadableInputError, FdtError (TruncatedFdtError when nothing completes it) and
     NotAHandoverError.
     """
     data = read_head(path, limit)
+    path = shown_path(path)
     if not data:
         raise UnreadableInputError(f"{path} is empty", hint=HOW_TO_CAPTURE, source=path)
     found: scan.FoundFdt | None = None
@@ -77,9 +78,9 @@ def read_root_fdt(
             root = start.root
     except FdtError as error:
         hint = "the order is: kho-inspect DUMP DTB" if error.offset == 0 else None
-        raise FdtError(
-            f"{path}: {error.message}", offset=error.offset, hint=hint, source=path
-        ) from error
+        bad = FdtError(f"{path}: {error.message}", offset=error.offset, hint=hint, source=path)
+        bad.data = data
+        raise bad from error
     else:
         is_kho = any(text.startswith("kho-") for text in root.strings("compatible"))
         if not is_kho and root.prop(MAP_PROPERTY) is None:
@@ -331,6 +332,7 @@ def _longest_start(
         f"root FDTs in the dump: {listed or 'none'}"
     )
     error.hint = HOW_TO_CAPTURE
+    error.data = data
     raise error
 
 

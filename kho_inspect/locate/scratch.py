@@ -13,7 +13,7 @@ from kho_inspect.layouts.views import dtype_of
 from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.locate.scan import chosen_pointer
 from kho_inspect.memory import PhysicalMemory
-from kho_inspect.memory.files import read_head
+from kho_inspect.memory.files import read_head, shown_path
 from kho_inspect.model.handover import Pointer, Scratch
 from kho_inspect.units import Extent
 
@@ -55,6 +55,7 @@ def boot_dtb_pointer(path: str, limit: int = DEFAULT_LIMITS.fdt) -> Pointer | No
     Raises UnreadableInputError or FdtError for a file that is no device tree.
     """
     data = read_head(path, limit)
+    path = shown_path(path)
     try:
         return chosen_pointer(fdt.parse(data, source=path, limit=limit), f"/chosen of {path}")
     except FdtError as error:

@@ -1,4 +1,4 @@
-"""Opening regular files: mapped as a whole, or their first bytes."""
+"""Opening files: regular ones mapped as a whole, or the first bytes of any, or of a pipe."""
 
 from __future__ import annotations
 
@@ -14,15 +14,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def open_regular(path: str) -> int:
-    """A read-only descriptor of a regular file.
+STDIN = "-"
+"""The path that means the standard input to :func:`read_head`."""
+
+
+def shown_path(path: str) -> str:
+    """What messages call a path that :func:`read_head` takes."""
+    return "stdin" if path == STDIN else path
+
+
+def open_regular(path: str, *, or_pipe: bool = False) -> int:
+    """A read-only descriptor of a regular file, or of a named pipe if that will do too.
 
     Raises UnreadableInputError with a reason for people.
     """
     try:
         # Looked at before: opening alone may rewind a tape, or take hold of a terminal.
         mode = os.stat(path).st_mode  # noqa: PTH116  # Path("") is "."
-        if stat.S_ISREG(mode):
+        if stat.S_ISREG(mode) or (or_pipe and stat.S_ISFIFO(mode)):
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -37,21 +46,22 @@ def open_regular(path: str) -> int:
 
 
 def read_head(path: str, limit: int) -> bytes:
-    """Up to ``limit`` first bytes of a file, whose size debugfs or sysfs need not know.
+    """Up to ``limit`` first bytes of a file, whose size debugfs or sysfs need not know, or a pipe.
 
-    Raises UnreadableInputError with a reason for people.
+    ``-`` is stdin, which like any pipe can be read once. Raises UnreadableInputError with a reason
+    for people.
     """
-    with open(open_regular(path), "rb") as file:
-        try:
+    stdin = path == STDIN
+    path, source = shown_path(path), 0 if stdin else open_regular(path, or_pipe=True)
+    try:
+        with open(source, "rb", closefd=not stdin) as file:
             data = bytearray()
             # Piece by piece: asked for its limit at once, it would take as much memory.
             while piece := file.read(min(limit - len(data), 1 << 20)):
                 data += piece
             return bytes(data)
-        except OSError as error:
-            raise UnreadableInputError(
-                f"cannot read {path}: {error.strerror}", source=path
-            ) from error
+    except OSError as error:
+        raise UnreadableInputError(f"cannot read {path}: {error.strerror}", source=path) from error
 
 
 class View(Protocol):

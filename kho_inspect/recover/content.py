@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, TypeAlias
 
 from kho_inspect.errors import MissingMemoryError
@@ -84,6 +84,11 @@ class Reader:
                 content.update(piece)
         self.hole_budget -= holes
         return content.hexdigest()
+
+
+def digester(memory: PhysicalMemory) -> Callable[[Item], str | None]:
+    """:meth:`Reader.digest` of a memory."""
+    return Reader(memory).digest
 
 
 def laid_out(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -90,6 +90,12 @@ def select_among(items: Sequence[Item], selectors: Sequence[str]) -> list[Item]:
     return _unique(item for one in selectors for item in find(items, one))
 
 
+def select_owners(owners: Iterable[Owner], selectors: Sequence[str]) -> frozenset[Name]:
+    """The same of owners of memory: each selector's, and of the parts of its memory."""
+    items = [Item(owner, 0, ()) for owner in dict.fromkeys(owners)]
+    return frozenset(item.name for item in select_among(items, selectors))
+
+
 def _unique(items: Iterable[Item]) -> list[Item]:
     return list({(item.name, item.number): item for item in items}.values())
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from kho_inspect.geometry import page_size_name
 from kho_inspect.model.contents import Document
 from kho_inspect.model.handover import Handover
+from kho_inspect.model.identity import Owner, Subsystem
 from kho_inspect.render.names import owner_name
 from kho_inspect.units import human_size
 
@@ -15,19 +16,28 @@ HEADROOM = 2
 """Budgets are that many times what the good image has."""
 
 
-def expectation_file(handover: Handover) -> Iterator[str]:
-    """The lines of a TOML file that ``check --expect`` takes, which this very image meets."""
+def expectation_file(
+    handover: Handover, digests: Mapping[Owner, str | None] | None = None
+) -> Iterator[str]:
+    """The lines of a TOML file that ``check --expect`` takes, which this very image meets.
+
+    ``digests``: SHA-256 of the content of files, where it is wanted and known.
+    """
     yield f"# Expectations of {_comment(handover.source.path)}, for kho-inspect check --expect.\n"
     yield "# Loosen what may change from run to run; delete what does not matter.\n\n"
     yield f"compatible = {_quoted(handover.fdt.compatible)}\n"
     yield f'page_size = "{page_size_name(handover.geometry.shift)}"\n'
     unclaimed = handover.ownership.size(handover.ownership.unclaimed)
-    note = f"  # {handover.unclaimed.value} now" if unclaimed else ""
-    yield f"max_orphan_bytes = {unclaimed}{note}\n"
+    note = f"; {human_size(unclaimed)} {handover.unclaimed.value} now" if unclaimed else ""
+    yield f"max_orphan_bytes = {unclaimed}  # at most{note}\n"
     yield "\n[subnodes]\n"
     yield f"required = [{_names(blob.name for blob in handover.blobs)}]\n"
     yield "forbidden = []\n"
     tables = _tables(handover)
+    for file in tables.get("files", ()):
+        owner = Owner(Subsystem.LUO, (file["session"], int(file["token"], 16)))
+        if sha256 := (digests or {}).get(owner):
+            file["sha256"] = sha256
     sessions = tables.pop("sessions", [])
     if sessions:
         yield "\n[sessions]\n"

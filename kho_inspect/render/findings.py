@@ -53,7 +53,7 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
         *(plain(f"    {message_text(reason)}", "dim") for reason in capture.reasons[:most]),
     ]
     if capture.suggestion:
-        where = " in place of the DTB" if capture.suggestion == "-" else ""
+        where = " in place of the DTB" if capture.suggestion == "auto" else ""
         lines.append(plain(f"    this fits: {capture.suggestion}{where}", "bold"))
     codes = ", ".join(decision.reasons)
     words = f"unknown for {decision.target}"

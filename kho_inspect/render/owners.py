@@ -89,8 +89,9 @@ def print_owners(
     sort: str | None = None,
     depth: int | None = None,
     limit: int | None = None,
+    whole: bool = True,
 ) -> None:
-    """The table by owner, then unclaimed, dangling and shared memory by range.
+    """The table by owner, then (``whole``) unclaimed, dangling and shared memory by range.
 
     ``limit``: owners that are listed; 0 is all, None all but on a terminal.
     """
@@ -103,6 +104,8 @@ def print_owners(
     console.print(made)
     if left := len(shares) - len(listed):
         console.print(left_out(left, "owners", "--limit 0 lists them all"))
+    if not whole:
+        return
     console.print(Text.assemble("preserved: ", overview(handover)))
     shift = ownership.page_shift
     for name, pages in _troubles(handover).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -12,10 +12,10 @@ from kho_inspect.abi import RELEASED, Kernel, kernels_of
 from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.errors import FdtError, LostHandoverError
 from kho_inspect.model.claims import Unclaimed
-from kho_inspect.model.contents import Content
+from kho_inspect.model.contents import Content, Item
 from kho_inspect.model.faults import BAD_POINTERS, Fault, FaultKind
 from kho_inspect.model.handover import Blob, Handover, Pointer, Scratch
-from kho_inspect.model.identity import Message, Path, Step, StepKind
+from kho_inspect.model.identity import Message, Name, Owner, Path, Place, Step, StepKind
 from kho_inspect.model.kernel_image import KernelImage
 from kho_inspect.model.luo import Luo, LuoFile, LuoSession
 from kho_inspect.model.printed import Printed
@@ -58,6 +58,10 @@ class Case:
     """What kernels in the dump printed of this very handover."""
     handed: frozenset[PhysAddr] = frozenset()
     """Root FDTs of other handovers that kernels in the dump printed to have been given."""
+    ignored: Collection[Name] = ()
+    """Owners of whom nothing is to be found."""
+    digest: Callable[[Item], str | None] = lambda item: None
+    """SHA-256 of what is in the dump, None where some of it is lacking, or it is not read."""
 
     @property
     def handover(self) -> Handover:
@@ -264,6 +268,24 @@ class Case:
         for session in self.sessions():
             for file in session.files:
                 yield session, file
+
+    @cached_property
+    def owners(self) -> dict[Path, Owner]:
+        """Owners by the paths of their structures: of sessions and files."""
+        files = {file.path: file.owner for _, file in self.files()}
+        return {session.path: session.owner for session in self.sessions()} | files
+
+    def ignores(self, found: Observation) -> bool:
+        """Whether it is about owners who are ignored, and about no other."""
+        if not self.ignored:
+            return False
+        words = found.message if isinstance(found.message, tuple) else ()
+        named = [*words, *(step.value for step in found.path)]
+        owners = {one.owner if isinstance(one, Place) else one for one in named}
+        owners = {owner for owner in owners if isinstance(owner, Owner)}
+        ways = (found.path[:length] for length in range(len(found.path), 0, -1))
+        owners.update(filter(None, [next(filter(None, map(self.owners.get, ways)), None)]))
+        return bool(owners) and all(owner in self.ignored for owner in owners)
 
     def in_fdt(self, message: Message, path: Path = ROOT) -> Observation:
         """What is wrong in the root FDT, at its address."""

@@ -60,6 +60,11 @@ class Rule:
         """Every finding of this rule: one for each cause."""
         causes: dict[Hashable, list[Observation]] = {}
         for number, found in enumerate(self.check(case)):
+            severity = self.severity if found.severity is None else found.severity
+            # What is fatal is so for all owners.
+            of_owner = self.about is About.HANDOVER and severity < Severity.FATAL
+            if of_owner and case.ignores(found):
+                continue
             alone = found.cause is None
             cause: Hashable = number if alone else (found.severity, found.cause)
             causes.setdefault(cause, []).append(found)

@@ -1,4 +1,4 @@
-"""Expectation files: what a CI job wants of a captured image, in TOML.
+"""Expectation files: what a CI job wants of a captured image, in TOML or the same in JSON.
 
 compatible = "kho-v4"
 page_size = "4K"
@@ -22,6 +22,7 @@ LUO = "64M"                     # at most that much
 session = "vm-alpha"
 token = 0x1001
 size = 98304                    # optional
+sha256 = "e3b0c44298fc1c14…"    # optional: of its content
 
 [[ranges]]
 name = "tracebuf"               # must be preserved
@@ -31,6 +32,7 @@ size = "16K"
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections import Counter
@@ -42,9 +44,25 @@ from kho_inspect.errors import ExpectationError
 from kho_inspect.model.selector import parse_owner
 from kho_inspect.units import parse_size
 
+MAX_SIZE = 8 << 20
+"""Bytes of a file: tomllib takes about a second for a megabyte."""
 MAX_PARTS = 16
 """Parts of a dotted key: tomllib takes time that grows with their square."""
-_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
+MAX_WORDS = 200
+"""Characters of a message on one line of a file."""
+MAX_DEPTH = 3
+"""Objects and lists around an assertion in JSON."""
+_TOKEN = re.compile(r'("(?:[^"\\]|\\.)*")(?=\s*:)|"(?:[^"\\]|\\.)*"|[\[\]{}\n]')
+"""A key in JSON, a string, a bracket, or the end of a line."""
+_SKIPPED = re.compile(
+    r"""#[^\n]*
+    | \"{3} (?: [^"\\]+ | \\. | "(?!"") )*+ (?:"{3,5})?
+    | '{3} (?: [^']+ | '(?!'') )*+ (?:'{3,5})?
+    | " (?: [^"\\\n]+ | \\[^\n] )*+ "?
+    | ' [^'\n]* '?""",
+    re.DOTALL | re.VERBOSE,
+)
+"""Comments and strings in TOML. Where a quote stands, it matches: a text is read once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +76,29 @@ class Expectation:
 
 
 def parse_expectations(text: str, file: str) -> list[Expectation]:
-    """Every assertion of a file, in the order of its lines.
+    """Every assertion of a file, in the order of its lines; JSON where it begins with a brace.
 
     Raises ExpectationError with file and line.
     """
     found: list[Expectation] = []
     where = file
     try:
-        _refuse_long_keys(text)
-        lines = _lines_of_keys(text)
-        for key, number, value in _assertions(tomllib.loads(text)):
+        if text.lstrip()[:1] == "{":
+            document, lines = _from_json(text), _lines_in_json(text)
+        else:
+            _refuse_long_keys(text)
+            lines = _lines_of_keys(text)
+            document = tomllib.loads(text)
+        for key, number, value in _assertions(document):
             line = lines.get((key, number), 0)
             where = f"{file}:{line}"
             found.append(Expectation(key, _read(key, value), file, line))
     except KeyError as error:
-        message = f"{where}: nothing is known of {error.args[0]!r}"
+        message = f"{where}: nothing is known of {_brief(repr(error.args[0]))}"
         known = ", ".join(dict.fromkeys(key.split(".")[0] for key in _KEYS))
         raise ExpectationError(message, hint=f"there are {known}", source=file) from error
     except ValueError as error:
-        raise ExpectationError(f"{where}: {error}", source=file) from error
+        raise ExpectationError(f"{where}: {_brief(str(error))}", source=file) from error
     except RecursionError as error:
         raise ExpectationError(f"{where}: nested too deeply", source=file) from error
     if not any(one.value or one.value == 0 for one in found):
@@ -85,11 +107,35 @@ def parse_expectations(text: str, file: str) -> list[Expectation]:
     return sorted(found, key=lambda expectation: expectation.line)
 
 
+def _brief(words: str) -> str:
+    return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"
+
+
+def _from_json(text: str) -> dict[str, Any]:
+    """What ``expect --json`` writes, or the expectations alone. Raises ValueError."""
+    document = json.loads(text, object_pairs_hook=_unique)
+    document.pop("schema_version", None)
+    inner = document["expectations"] if list(document) == ["expectations"] else document
+    if not isinstance(inner, dict):
+        raise ValueError("expectations should be an object")
+    return inner
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError for what the last of them would replace."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(
+            f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is there twice"
+        )
+    return found
+
+
 def _refuse_long_keys(text: str) -> None:
     """Raises ValueError."""
-    for number, line in enumerate(_STRING.sub("", text).splitlines(), 1):
-        keys = re.split(r"[=,{}\[\]]", line.partition("#")[0])
-        if any(key.count(".") >= MAX_PARTS for key in keys):
+    bare = _SKIPPED.sub(lambda found: "\n" * found[0].count("\n"), text)
+    for number, line in enumerate(bare.split("\n"), 1):
+        if any(key.count(".") >= MAX_PARTS for key in re.split(r"[=,{}\[\]]", line)):
             raise ValueError(f"line {number}: a key of more than {MAX_PARTS} parts")
 
 
@@ -142,6 +188,12 @@ def _owned(key: str, value: Any) -> int:
     return _number(key, value)
 
 
+def _digest(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise ValueError(f"{key} should be 64 hex digits")
+    return value.lower()
+
+
 def _entry(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{key} should be written as [[{key}]]")
@@ -170,7 +222,7 @@ _KEYS: dict[str, _Reader] = {
 }
 _TABLES = frozenset(key.split(".")[0] for key in _KEYS if "." in key)
 _ENTRIES: dict[str, dict[str, _Reader]] = {
-    "files": {"session": _text, "token": _number, "size": _number},
+    "files": {"session": _text, "token": _number, "size": _number, "sha256": _digest},
     "ranges": {"start": _number, "size": _number, "name": _text},
 }
 """Keys of each entry of a list; the first two are needed."""
@@ -181,8 +233,10 @@ def _lines_of_keys(text: str) -> dict[tuple[str, int], int]:
     lines: dict[tuple[str, int], int] = {}
     counts: Counter[str] = Counter()
     table = ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         line = line.lstrip()
+        if not line:
+            continue
         if header := re.match(r"\[\[?([^\]]+)\]", line):
             name = header[1].strip().strip("'\"")
             table = f"{name}."
@@ -192,4 +246,28 @@ def _lines_of_keys(text: str) -> dict[tuple[str, int], int]:
             continue
         lines[name, counts[name]] = number
         counts[name] += 1
+    return lines
+
+
+def _lines_in_json(text: str) -> dict[tuple[str, int], int]:
+    """The same for JSON that was read already."""
+    lines: dict[tuple[str, int], int] = {}
+    counts: Counter[str] = Counter()
+    keys: list[str] = []  # of the objects and lists that are open
+    key, number = "", 1
+    for token in _TOKEN.finditer(text):
+        mark, quoted = token[0], token[1]
+        if quoted:
+            key = json.loads(quoted)
+        if (quoted or (mark == "{" and not key)) and len(keys) <= MAX_DEPTH:  # or a list's item
+            name = ".".join(filter(None, (*keys, key))).removeprefix("expectations.")
+            lines[name, counts[name]] = number
+            counts[name] += not quoted
+        if mark == "\n":
+            number += 1
+        elif mark in ("{", "["):
+            keys.append(key)
+            key = ""
+        elif mark in ("}", "]"):
+            key = keys.pop()
     return lines

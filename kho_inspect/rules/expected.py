@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kho_inspect.geometry import page_size_name
+from kho_inspect.model.contents import Item
 from kho_inspect.model.identity import Owner, Path, Step, StepKind
 from kho_inspect.model.selector import parse_owner
 from kho_inspect.rules.base import ERROR, About, Need, Observation
@@ -64,10 +65,10 @@ def names(case: Case) -> Iterator[Observation]:
 
 @rule("KHO703", ERROR, _EITHER)
 def files(case: Case) -> Iterator[Observation]:
-    """Expected files are there, in their size.
+    """Expected files are there, in their size, with their content.
 
-    Matters: a file that is not handed over is lost.
-    Causes: userspace did not preserve it.
+    Matters: a file that is not handed over, or was overwritten, is lost.
+    Causes: userspace did not preserve it, or changed it.
     Enforced by: no kernel; the expectation file does.
     """
     held = {(session.name, file.token): file for session, file in case.files()}
@@ -80,6 +81,15 @@ def files(case: Case) -> Iterator[Observation]:
         elif size is not None and (file.content is None or file.content.size != size):
             now = "unknown" if file.content is None else f"{file.content.size:,} bytes"
             yield Observation(f"{name} is {now}, should be {size:,} bytes", file.data, path)
+        elif wanted := expectation.value.get("sha256"):
+            content, geometry = file.content, case.handover.geometry
+            pieces = content.pieces(geometry) if content else ()
+            found = content and case.digest(Item(file.owner, content.size, pieces))
+            if found != wanted:
+                lacking = "is not known (content is lacking, or holes are too large)"
+                state = f"is {found[:16]}…" if found else lacking
+                words = f"SHA-256 of {name} {state}, should be {wanted[:16]}…"
+                yield Observation(words, file.data, path)
 
 
 @rule("KHO704", ERROR, _EITHER)

@@ -68,7 +68,7 @@ def test_every_file_of_a_late_dump_comes_back(late: Path, tmp_path: Path) -> Non
         for file in session["files"]
     }
     dtb = went_wrong("late-v3") / "kho.dtb"
-    forms: list[list[str]] = [[str(dtb)], ["-"], []]
+    forms: list[list[str]] = [[str(dtb)], ["auto"], []]
     for number, dtbs in enumerate(forms):
         out = tmp_path / str(number)
         result = in_process("extract", "--carved", late, *dtbs, "-o", out)

@@ -400,16 +400,16 @@ def test_selectors_choose_among_what_was_carved(tmp_path: Path) -> None:
         ]
     ):
         out = tmp_path / str(number)
-        result = in_process("extract", "--carved", dump, "-", *selectors, "-o", out)
+        result = in_process("extract", "--carved", dump, "auto", *selectors, "-o", out)
         assert result.status == 0, result.stderr
         assert set(manifest(out)) == names
     (one,) = (tmp_path / "1").glob("carved/LUO/vm/*")
-    args = ["extract", "--carved", str(dump), "-", "LUO/vm/1", "-o", "-"]
+    args = ["extract", "--carved", str(dump), "auto", "LUO/vm/1", "-o", "-"]
     done = subprocess.run(
         [sys.executable, "-m", "kho_inspect", *args], cwd=REPO, capture_output=True
     )
     assert (done.returncode, done.stdout) == (0, one.read_bytes())
-    result = in_process("extract", "--carved", dump, "-", "LUO/none", "-o", tmp_path / "none")
+    result = in_process("extract", "--carved", dump, "auto", "LUO/none", "-o", tmp_path / "none")
     assert result.status == 2
     assert "nothing that was carved is called" in result.stderr
     assert not (tmp_path / "none").exists()

@@ -118,6 +118,10 @@ def test_usage_errors_exit_2(args: list[str]) -> None:
         (["addr", DUMP, DTB, "pfn:x"], "'x' is not a number"),
         (["addr", DUMP, DTB, "0x12zz"], "'0x12zz' is not a number"),
         (["addr", DUMP, DTB, "0x1000", "LUO/nobody"], "no 'LUO/nobody' in this handover"),
+        (["owners", DUMP, DTB, "LUO/nobody"], "no 'LUO/nobody' in this handover"),
+        (["owners", DUMP, DTB, "LUO", "x*"], "no 'x*' in this handover"),
+        (["check", DUMP, DTB, "--ignore-owner", "LUO/nobody"], "no 'LUO/nobody' in this"),
+        (["extract", DUMP, DTB, "LUO/n?body", "-o", "out"], "no 'LUO/n?body' in this handover"),
         (["files", DUMP, DTB, "LUO/nobody"], "no 'LUO/nobody' in this handover"),
         (["read", DUMP, DTB, "LUO/nobody"], "no 'LUO/nobody' in this handover"),
         (["read", DUMP, DTB, "LUO/vm-alpha"], "names 2 items"),
@@ -263,6 +267,29 @@ def test_json_is_written_without_rich_and_masked_arrays() -> None:
 def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
     command = import_module(f"kho_inspect.cli.{name}").command
     assert command.get_short_help_str(1000) == COMMANDS[name]
+
+
+def test_help_cuts_no_summary_of_a_command() -> None:
+    result = kho_inspect("--help", columns=80)
+    said = " ".join(result.stdout.split())
+    assert [text for text in COMMANDS.values() if text not in said] == []
+    assert "..." not in said
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("explain", "targets")])
+def test_options_of_all_commands_stand_below_a_command_s_own(name: str) -> None:
+    own, _, common = kho_inspect(name, "--help").stdout.partition("\nCommon options:\n")
+    assert "--help" in own
+    for option in ("--base", "--json", "--dump-format", "--live"):
+        assert f"{option} " in common
+        assert f"\n  {option} " not in own
+
+
+def test_the_first_screen_of_check_help_has_all_its_own_options() -> None:
+    lines = kho_inspect("check", "--help", columns=80).stdout.splitlines()
+    screen = "\n".join(lines[:24])
+    for option in ("--target", "--fail-on", "--expect", "--ignore-owner", "--format", "--help"):
+        assert option in screen
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones() -> None:

@@ -250,7 +250,7 @@ def test_an_address_is_read_without_any_handover(tmp_path: Path) -> None:
     dump.write_bytes(bytes(0x1000) + b"0123456789abcdefX" + bytes(0xFEF))
     for where in ("0x1000+17", "4K-0x1011", "0x1000"):
         more = () if "+" in where or "-" in where else ("--length", "17")
-        args = ("read", dump, "-", where, *more, "--dump-format", "raw")
+        args = ("read", dump, "auto", where, *more, "--dump-format", "raw")
         assert streamed(*args, "--raw") == (0, b"0123456789abcdefX", "")
         assert in_process(*args, "--u64").stdout.splitlines() == [
             "0x1000  0x3736353433323130",
@@ -323,10 +323,10 @@ def test_places_are_found_without_any_handover(tmp_path: Path) -> None:
     dump = tmp_path / "dump"
     dump.write_bytes(bytes(0x1234) + b"\xde\xad\xbe\xef" + bytes(0x1000))
     for wanted in (["--hex", "DEADBEEF"], ["--hex", "0xdeadbeef"], ["--u64", "0xefbeadde"]):
-        result = in_process("find", dump, "-", *wanted, "--dump-format", "raw")
+        result = in_process("find", dump, "auto", *wanted, "--dump-format", "raw")
         assert (result.status, result.stdout) == (0, "0x1234\towner not known\n")
         assert result.stderr.startswith("kho-inspect: caution: ")
-    result = in_process("find", dump, "-", "--hex", "00de", "--json", "--dump-format", "raw")
+    result = in_process("find", dump, "auto", "--hex", "00de", "--json", "--dump-format", "raw")
     found = json.loads(result.stdout)
     assert found["places"] == [{"paddr": "0x1233", "owners": None}]
 

@@ -267,7 +267,7 @@ def command(data: bytes) -> None:
         it = Fuzzed(home, seed, patched, own)
         # Mostly with its DTB; else the FDT is looked for.
         reading = own.u8()
-        dtb = "-" if reading % 8 == 7 else str(it.dtb)
+        dtb = "auto" if reading % 8 == 7 else str(it.dtb)
         files = [str(it.dump)] if name in MEMORY_ONLY else [str(it.dump), dtb]
         args = [name, *files, *_reading(name, reading >> 3), *make(it, own)]
         text = in_process(*args)

@@ -206,7 +206,7 @@ def test_the_dtb_of_another_handover_is_told(dump: Path, elf: bool) -> None:
     image.write_elf(dump) if elf else image.write_raw(dump)
     found = fit(dump, dtb)
     assert found is not None
-    assert (found.cause, found.option) == (Cause.DTB, "-")
+    assert (found.cause, found.option) == (Cause.DTB, "auto")
     assert found.paddr == image.fdt_paddr
     assert "no copy of the DTB in the dump" in found.evidence
 
@@ -434,7 +434,7 @@ def test_the_dtb_of_another_capture_is_told(capture: Capture) -> None:
         best, _ = find_page_size(memory, root.abi, root.root, root.memory_map or 1)
         found = find_fit(memory, root, best.geometry, located, DEFAULT_LIMITS)
         assert found is not None, name
-        assert (found.cause, found.option) == (Cause.DTB, "-")
+        assert (found.cause, found.option) == (Cause.DTB, "auto")
         assert found.paddr == int(capture.truth["fdt_paddr"], 16)
 
 

@@ -464,7 +464,7 @@ def test_dump_and_dtb_beside_live_are_refused(command: str, option: str, ready: 
     files = [str(ready.kcore), str(ready.debugfs)]
     live = [option, *{"--kcore": files[:1], "--debugfs": files[1:]}.get(option, [])]
     one = [] if command in ("blobs", "find", "read") else [files[:1]]  # theirs may be anything
-    for given in (files, ["-", "-"], *one):
+    for given in (files, ["auto", "auto"], *one):
         result = in_process(command, *live, *given, *NEEDED.get(command, []))
         assert (result.status, result.stdout) == (2, "")
         said = " ".join(result.stderr.split())

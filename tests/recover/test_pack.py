@@ -191,7 +191,7 @@ REPORTS = (
 
 def _said(dump: Path, *report: str) -> tuple[int, str]:
     """What a report says of a dump, without the name and the format of the file."""
-    dtb = [] if report[0] in BARE else ["-"]
+    dtb = [] if report[0] in BARE else ["auto"]
     result = in_process(report[0], dump, *dtb, *report[1:], "--json")
     found = json.loads(result.stdout) if result.stdout else {}
     page_size = found.pop("source", {}).get("page_size")
