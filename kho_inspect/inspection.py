@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kho_inspect import fdt
-from kho_inspect.abi import MAP_PROPERTY, Kernel
+from kho_inspect.abi import Kernel
 from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.registry import BLOB_DECODERS, FILE_DECODERS, decode_blobs
 from kho_inspect.decoders.subnode import read_blobs
@@ -30,8 +30,7 @@ from kho_inspect.model.claims import OwnerIndex
 from kho_inspect.model.contents import Item
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover, Pointer, RootFdt, Scratch, Source
-from kho_inspect.model.identity import ClaimKind, Owner, Step, StepKind, Subsystem
-from kho_inspect.model.map import PreservedMap
+from kho_inspect.model.identity import ClaimKind, Owner, Subsystem
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.model.printed import Printed
 from kho_inspect.ownership.account import account, unclaimed
@@ -40,9 +39,8 @@ from kho_inspect.ownership.hidden import hidden_owners
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.expectations import Expectation
 from kho_inspect.units import Extent, PhysAddr
-from kho_inspect.walk.chunk_list import walk_chunks
 from kho_inspect.walk.faults import FaultLog
-from kho_inspect.walk.radix import walk_radix
+from kho_inspect.walk.map import walk_map
 
 MAX_SCANNED = 4 << 30
 """Bytes of stored memory that are searched for the FDT, and for what points to it."""
@@ -282,12 +280,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
     for note in memory.notes:
         faults.add(FaultKind.DUMP_INCOMPLETE, note)
     geometry, reason = _choose_geometry(memory, root, options.page_size)
-    tree: PreservedMap | None = None
-    preserved = Preserved(geometry.shift, {})
-    if root.memory_map and root.reads_map:
-        walk = walk_radix if root.abi.radix else walk_chunks
-        tree, preserved = walk(memory, geometry, root.memory_map, faults, options.limits)
-    _note_defects(root, geometry, faults)
+    tree, preserved = walk_map(memory, geometry, root, faults, options.limits)
     log = ClaimLog(geometry.shift)
     context = Context(
         memory=memory,
@@ -359,28 +352,6 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         hidden=hidden_owners(root, blobs, preserved, found_faults),
         names=read_names(memory, geometry, blobs),
     )
-
-
-def _note_defects(root: RootFdt, geometry: PageGeometry, faults: FaultLog) -> None:
-    """What is wrong before any pointer is followed."""
-    cut = root.start is not None and root.root.prop(MAP_PROPERTY) is None
-    if not root.memory_map and not root.unwritten and not cut:
-        data = root.root.prop(MAP_PROPERTY)
-        state = "missing" if data is None else "zero" if len(data) == 8 else f"{len(data)} bytes"
-        faults.add(
-            FaultKind.FDT_MAP_PROPERTY,
-            f"property {MAP_PROPERTY!r} is {state}, should be 8 bytes and non-zero",
-            path=(Step(StepKind.FDT),),
-        )
-    if root.reads_map and root.abi.radix and geometry.loses_order0:
-        faults.add(
-            FaultKind.ORDER0_LOST,
-            f"{root.abi.compatible} with {geometry.page_size // 1024}K pages cannot record order-0 "
-            f"pages: their order bit {geometry.order0_bit} lies above the tree's {geometry.levels} "
-            f"levels ({geometry.key_bits} bits) and was masked off, so such a page reads back with "
-            "a wrong order and address. Only blocks of order 1 and up are as written",
-            path=(Step(StepKind.TREE_NODE),),
-        )
 
 
 def _root_address(

@@ -11,9 +11,8 @@ import click
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status, misfit_of
 from kho_inspect.cli.layout import Command
-from kho_inspect.cli.options import Input, reads_handover, takes_scratch, write_text
+from kho_inspect.cli.options import Input, reads_handover, takes_scratch
 from kho_inspect.cli.output import complain
-from kho_inspect.render.safe import safe
 
 
 @click.command("addr", cls=Command)
@@ -56,12 +55,13 @@ def command(given: Input, places: tuple[str, ...]) -> int:
         given.write_json({**document, "unresolved": lost})
         return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
     from kho_inspect.render.addresses import print_address
+    from kho_inspect.render.console import plain
 
     console = given.console()
     for one, info in zip(resolved, found, strict=True):
         if one.is_named:
             tables = f" by the page tables of Linux {one.kernel.release}" if one.kernel else ""
-            write_text([f"{safe(one.asked)} → {info.paddr:#x}{safe(tables)}\n"])
+            console.print(plain(f"{one.asked} → {info.paddr:#x}{tables}"))
         print_address(console, info, handover.names, known=known)
     return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
 

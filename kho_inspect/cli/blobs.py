@@ -23,10 +23,11 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
     if name is not None and not blobs:
         known = ", ".join(blob.name for blob in handover.blobs) or "none"
         raise click.UsageError(safe(f"no sub-node {name!r}; there are: {known}"))
+    known_map = misfit_of(handover) is None
     if given.json:
         from kho_inspect.render.json import blobs_document
 
-        given.write_json(blobs_document(handover, blobs))
+        given.write_json(blobs_document(handover, blobs, known=known_map))
         return handover_status(handover)
     from kho_inspect.render.blobs import blob_content, blob_table, hexdump_lines
     from kho_inspect.render.console import plain
@@ -34,7 +35,7 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
     from kho_inspect.render.report import print_faults
 
     console = given.console()
-    console.print(blob_table(blobs, known=misfit_of(handover) is None))
+    console.print(blob_table(blobs, known=known_map))
     for blob in blobs:
         if hexdump:
             console.print(plain(blob.name, "bold"))

@@ -9,6 +9,7 @@ import click
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, carved, reads_handover
+from kho_inspect.cli.output import complain
 from kho_inspect.cli.params import Address
 
 
@@ -28,6 +29,8 @@ def command(given: Input, sessions: int | None) -> int:
 
     memory, carving = carved(given, sessions)
     items = list(numbered(list(carving.items)))
+    if given.json and not items:
+        complain(f"nothing in {memory.path} reads as part of a handover")
     if given.json:
         from kho_inspect.recover.content import Reader
         from kho_inspect.render.carved_json import carve_document

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from kho_inspect.render.safe import safe
+from kho_inspect.units import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,15 +123,15 @@ def _foreign(handover: Handover) -> str | None:
 
 
 def handover_status(handover: Handover) -> int:
-    """The status of commands that show: 1 for damage, 4 and a caution where nothing follows.
+    """The status of commands that show: 1 for damage, 4 where nothing follows; stderr has why.
 
     That is where the map is none of this dump, or the ABI not known, assumed or not.
     """
     doubt = misfit_of(handover) or _foreign(handover)
-    if doubt is None:
-        return FINDINGS if handover.faults else CLEAN
+    if doubt is None and not handover.faults:
+        return CLEAN
     import click
 
-    caution = f"kho-inspect: caution: {doubt}\n  try: kho-inspect check DUMP DTB"
-    click.echo("\n".join(map(safe, caution.split("\n"))), err=True)
-    return CANNOT_JUDGE
+    why = f"caution: {doubt}" if doubt else f"damaged: {plural(len(handover.faults), 'fault')}"
+    click.echo(complaint(why, "kho-inspect check DUMP DTB"), nl=False, err=True)
+    return CANNOT_JUDGE if doubt else FINDINGS

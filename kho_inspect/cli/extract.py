@@ -14,7 +14,7 @@ from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
 from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, carved, reads_handover, takes_mode
-from kho_inspect.cli.output import binary_stdout, report_gaps, require_bounded
+from kho_inspect.cli.output import binary_stdout, complain, report_gaps, require_bounded
 from kho_inspect.cli.params import Address
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.errors import KhoError
@@ -108,7 +108,10 @@ def command(
 
         print_entries(given.console(), str(output), entries)
     status = chosen.status()
-    return exit_codes.FINDINGS if not status and incomplete(items, entries) else status
+    if not incomplete(items, entries):
+        return status
+    complain("content is lacking, or not preserved: gaps in manifest.json say which bytes")
+    return status or exit_codes.FINDINGS
 
 
 @dataclass(frozen=True, slots=True)

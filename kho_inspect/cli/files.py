@@ -13,6 +13,8 @@ from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
 from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_handover, write_text
+from kho_inspect.cli.output import complain
+from kho_inspect.units import plural
 
 if TYPE_CHECKING:
     from kho_inspect.model.luo import ListedFile
@@ -62,5 +64,6 @@ def command(given: Input, selectors: tuple[str, ...], long: bool, sha256: bool) 
     else:
         documents = file_documents(watched(), handover.names)
         write_text(file_lines(documents, long, sha256, sys.stdout.isatty()))
-    status = handover_status(handover)
-    return exit_codes.FINDINGS if lacking and not status else status
+    if lacking:
+        complain(f"{plural(len(lacking), 'file')} without all content: no SHA-256")
+    return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)

@@ -9,7 +9,7 @@ import click
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.layout import Command
 from kho_inspect.cli.options import Input, reads_dump, takes_mode
-from kho_inspect.cli.output import binary_stdout
+from kho_inspect.cli.output import binary_stdout, complain
 from kho_inspect.cli.progress import progress_bar
 
 
@@ -44,6 +44,8 @@ def command(given: Input, write_dtb: Path | None, force: bool, mode: int) -> int
         located = locate(memory, advance, also=traces.look)
     kernels = find_kernels(memory, traces)
     best = located.fdts[0] if located.fdts else None
+    if best is None and write_dtb is not None:
+        complain(f"no KHO root FDT in {memory.path}")
     pointers = [one for one in located.pointers if best is None or one.fdt == best.paddr]
     scratch = read_scratch(memory, pointers)
     if out:

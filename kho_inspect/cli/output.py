@@ -55,5 +55,5 @@ def report_gaps(item: Item, gaps: Sequence[Gap]) -> bool:
     for gap in lacking[:MAX_LINES]:
         complain(f"{name}{Extent(base + gap['start'], base + gap['end'])}: {gap['why']}")
     if len(lacking) > MAX_LINES:
-        complain(f"… {len(lacking) - MAX_LINES:,} more ranges are lacking")
+        complain(f"… {len(lacking) - MAX_LINES:,} more: --json, or manifest.json of extract -o DIR")
     return bool(lacking)

@@ -99,9 +99,9 @@ def command(
         )
     else:
         share = 100 * size / max(memory.size, 1)
-        click.echo(
-            f"{safe(str(output))}: {human_size(size)}, {share:.2g} % of {human_size(memory.size)}"
-        )
+        part = f"{share:.0f}" if share >= 1 else f"{share:.2g}"
+        whole = human_size(memory.size)
+        click.echo(f"{safe(str(output))}: {human_size(size)}, {part} % of {whole}")
     return _status(handover, lost)
 
 

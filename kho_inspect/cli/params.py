@@ -59,7 +59,7 @@ class Mode(ParamType):
 
 
 class RamMap(ParamType):
-    """``PADDR:OFFSET:SIZE``."""
+    """``PADDR:OFFSET:SIZE``; ``START-END:OFFSET`` or ``START+LEN:OFFSET``."""
 
     name = "paddr:offset:size"
 
@@ -67,9 +67,13 @@ class RamMap(ParamType):
         if isinstance(value, tuple):
             return value
         try:
-            paddr, offset, size = (parse_size(part) for part in value.split(":"))
+            first, offset, *size = value.split(":")
+            where = parse_extent(first) if not size else None
+            paddr, offset = where.start if where else parse_size(first), parse_size(offset)
+            (size,) = [where.size] if where else map(parse_size, size)
         except ValueError:
-            self.fail(f"{value!r} is not PADDR:OFFSET:SIZE, each in hex or decimal", param, ctx)
+            words = "PADDR:OFFSET:SIZE or START-END:OFFSET, each in hex or decimal"
+            self.fail(f"{value!r} is not {words}", param, ctx)
         if not size:
             self.fail("a RAM block of no size", param, ctx)
         return paddr, offset, size

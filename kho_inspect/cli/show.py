@@ -34,7 +34,7 @@ def command(given: Input, question: Question, full: bool) -> int:
 
         document = {**head(given.dump, given.dtb), "fdt": None}
         if case.opened is not None:
-            document = show_document(case.opened)
+            document = show_document(case.opened, known=verdict.capture.fits)
         given.write_json({**document, "check": statements_json(verdict)})
     elif case.opened is None:
         given.write_verdict(verdict)

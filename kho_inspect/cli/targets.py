@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from kho_inspect.abi import find_target
@@ -34,6 +36,10 @@ def command(kernels: tuple[str, ...], as_json: bool, color: str) -> int:
         if known is not None:
             read.append(of_table(known))
             continue
+        if not os.path.exists(name):  # noqa: PTH110  # of Path, some errors come out
+            raise click.UsageError(
+                safe(f"{name!r} is no kernel image, and no kernel that is known")
+            )
         exit_when_cut_short(name)
         for one in read_kernels(name):
             if isinstance(one, KhoError):

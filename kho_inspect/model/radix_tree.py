@@ -98,7 +98,7 @@ class RadixTree(PreservedMap):
                         "level": step.level,
                         "node": hex(step.paddr),
                         "index": step.index,
-                        "value": hex(step.value) if step.level else step.value,
+                        "value": hex(step.value),
                     }
                     for step in steps
                 ],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text
@@ -14,7 +16,7 @@ from rich.text import Text
 from kho_inspect.render.safe import safe
 
 if TYPE_CHECKING:
-    from rich.console import ConsoleOptions, JustifyMethod
+    from rich.console import ConsoleOptions, JustifyMethod, RenderableType
     from rich.table import Table
 
 
@@ -39,6 +41,15 @@ def left_out(count: int, what: str, option: str) -> Text:
 
 
 class _Console(Console):
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Fold text before Rich does, which breaks long words anywhere."""
+        width = (options or self.options).max_width
+        if isinstance(renderable, Text) and width < ENDLESS >> 1:
+            renderable = folded(renderable, width)
+        return super().render(renderable, options)
+
     def on_broken_pipe(self) -> None:
         """Leave a closed pipe to the command line (Rich would exit 1: our code for findings)."""
         raise BrokenPipeError
@@ -72,8 +83,46 @@ def plain(text: str, style: str = "") -> Text:
     return Text(safe(text), style=style)
 
 
+def folded(text: Text, width: int) -> Text:
+    """``text`` in lines of ``width`` columns; in words that are longer, behind a slash if any."""
+    if cell_len(text.plain) <= width:
+        return text
+    return Text("\n", end=text.end).join(
+        line for whole in text.split(allow_blank=True) for line in _lines(whole, width)
+    )
+
+
+def _lines(text: Text, width: int) -> Iterator[Text]:
+    begun = 0
+    for word in _WORD.finditer(text.plain):
+        parts = _PART.finditer(text.plain, *word.span()) if cell_len(word[0]) > width else (word,)
+        for part in parts:
+            if (
+                cell_len(text.plain[begun : part.end()]) > width
+                and text.plain[begun : part.start()]
+            ):
+                line = text[begun : part.start()]
+                line.rstrip()
+                yield line
+                begun = part.start()
+    yield text[begun:]
+
+
+def cropped(text: Text, width: int) -> Text:
+    """``text`` cut to one line of ``width`` columns; of an address there is all or nothing."""
+    if cell_len(text.plain) <= width:
+        return text
+    text = text.copy()
+    text.truncate(width - 1)
+    cut = _ADDRESS_AT_END.search(text.plain)
+    return text[: cut.start() if cut else None].append("…")
+
+
 class Columns:
-    """A table in the house style; elsewhere than on a terminal, fields separated by tabs."""
+    """A table in the house style; on a narrow terminal, an outline of its rows.
+
+    Elsewhere than on a terminal, fields separated by tabs.
+    """
 
     def __init__(self, names: Sequence[str], right: Sequence[str]) -> None:
         self.names, self.right = names, right
@@ -85,26 +134,58 @@ class Columns:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         if options.max_width < ENDLESS >> 1:
-            yield self._table()
+            widths = self._widths(options.max_width)
+            yield from [self._table(widths)] if widths else self._outline()
             return
         for row in (self.names, *self.rows):
-            yield from _line("\t", row)
+            yield from _line("\t", [cell or "-" for cell in row])
 
-    def _table(self) -> Table:
+    def _widths(self, room: int) -> list[int]:
+        """Of each column, in ``room``; none where an address, a number or a word would break."""
+        rows = ([Text.assemble(cell).plain for cell in row] for row in (self.names, *self.rows))
+        widest, least = [], []
+        for name, cells in zip(self.names, zip(*rows, strict=True), strict=True):
+            widest.append(max(map(cell_len, cells)))
+            units = [unit for cell in cells for unit in _PART.findall(cell)]
+            whole = max((cell_len(unit) for unit in units if "0x" in unit), default=0)
+            words = min(max(map(cell_len, units), default=0), MAX_WORD)
+            least.append(widest[-1] if name in self.right else max(whole, words))
+        room -= 3 * len(least) - 1 + sum(least)
+        if room < 0:
+            return []
+        for at in sorted(range(len(least)), key=lambda at: widest[at] - least[at]):
+            more = min(widest[at] - least[at], room)
+            least[at], room = least[at] + more, room - more
+        return least
+
+    def _outline(self) -> Iterator[Any]:
+        from rich.padding import Padding
+
+        for number, (first, *rest) in enumerate((self.names, *self.rows)):
+            style = "" if number else "bold"
+            yield Text.assemble(first, style=style)
+            cells = (Text.assemble(cell, style=style) for cell in rest if cell)
+            yield Padding(Text("  ").join(cells), (0, 0, 0, 4), expand=False)
+
+    def _table(self, widths: Sequence[int]) -> Table:
         from rich import box
         from rich.table import Table  # a sound handover is judged without one
 
         made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-        for name in self.names:
+        for name, width in zip(self.names, widths, strict=True):
             justify: JustifyMethod = "right" if name in self.right else "left"
-            made.add_column(name, justify=justify, overflow="fold", no_wrap=name in _WHOLE)
+            made.add_column(name, justify=justify, overflow="fold", width=width)
         for row in self.rows:
             made.add_row(*row)
         return made
 
 
-_WHOLE = frozenset({"address", "start", "end", "at"})
-"""Columns of addresses: none breaks in two."""
+MAX_WORD = 16
+"""Columns of a longer word in a table, which may break."""
+_WORD = re.compile(r"\S+")
+_PART = re.compile(r"(?:[^\s/-]|-(?!0x))+(?:/+|-(?=0x))?|/+|-")
+"""Of a word: up to a slash, or to the end of a range."""
+_ADDRESS_AT_END = re.compile(r"\b0x[0-9a-f]+-\Z|(?:\b0x[0-9a-f]+-)?\b0(?:x[0-9a-f]*)?\Z")
 
 
 class Grid:

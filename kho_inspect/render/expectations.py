@@ -10,6 +10,7 @@ from kho_inspect.model.contents import Document
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.identity import Owner, Subsystem
 from kho_inspect.render.names import owner_name
+from kho_inspect.render.safe import no_json_command
 from kho_inspect.units import human_size
 
 HEADROOM = 2
@@ -72,10 +73,10 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string; what is not plainly printable is escaped, for a terminal may read it."""
+    """A TOML basic string; escaped is what a terminal or a runner of commands may read."""
     return "".join(
         char if char.isprintable() else f"\\U{ord(char):08x}"
-        for char in json.dumps(text, ensure_ascii=False)
+        for char in no_json_command(json.dumps(text, ensure_ascii=False))
     )
 
 

@@ -50,7 +50,7 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
     capture, decision, integrity = verdict.capture, verdict.decision, verdict.integrity
     lines = [
         _statement("capture", _CAPTURE[capture.state], capture.state is CaptureState.COMPLETE),
-        *(plain(f"    {message_text(reason)}", "dim") for reason in capture.reasons[:most]),
+        *_reasons([message_text(reason) for reason in capture.reasons], most),
     ]
     if capture.suggestion:
         where = " in place of the DTB" if capture.suggestion == "auto" else ""
@@ -61,7 +61,7 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
         words = f"{decision.target} {_DECISION[decision.state]}"
     words += f": {codes}" if codes else ""
     lines.append(_statement("decision", words, decision.state is Decision.ACCEPTS))
-    lines += [plain(f"    {reason}", "dim") for reason in decision_reasons(verdict)[:most]]
+    lines += _reasons(decision_reasons(verdict), most)
     blocked = len(verdict.blocked_codes)
     counts = f"{plural(verdict.ran, 'rule')} ran, {len(verdict.not_applicable)} do not apply"
     counts += f", {blocked} blocked" if blocked else ""
@@ -71,6 +71,13 @@ def statements(verdict: Verdict, most: int | None = None) -> list[Text]:
         met = verdict.expectations is Met.MET
         lines.append(_statement("expected", "met" if met else "differs", met))
     return lines
+
+
+def _reasons(reasons: Sequence[str], most: int | None) -> list[Text]:
+    """A line each; the first says how many there are where not all are listed."""
+    head = f"({most} of {len(reasons)}: check) " if most and len(reasons) > most else ""
+    listed = reasons[:most]
+    return [plain(f"    {'' if at else head}{words}", "dim") for at, words in enumerate(listed)]
 
 
 def _statement(name: str, words: str, good: bool) -> Text:
@@ -109,7 +116,7 @@ def print_blocked(console: Console, blocked: Sequence[Blocked]) -> None:
     console.print(Text("not checked", "bold"))
     for group in blocked:
         words = plain(f"{_intervals(group.codes)}: {group.reason}", "dim")
-        console.print(Padding(words, (0, 0, 0, 2)))
+        console.print(Padding(words, (0, 0, 0, 2), expand=False))
 
 
 def _intervals(codes: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from kho_inspect.geometry import page_size_name
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.identity import Subsystem
 from kho_inspect.model.luo import Luo, LuoSession
-from kho_inspect.render.console import plain
+from kho_inspect.render.console import cropped, most, plain
 from kho_inspect.render.findings import STYLES, statements
 from kho_inspect.render.owners import overview
 from kho_inspect.render.verdicts import counted
@@ -27,7 +27,7 @@ MAX_REASONS = 1
 """Reasons why a capture is not complete, and for a decision."""
 MAX_AREAS = 2
 """Scratch areas."""
-MAX_OWNERS = 3
+MAX_OWNERS = 2
 NEXT = "kho-inspect show --full · check · owners · tree · blobs · explain CODE"
 
 
@@ -36,14 +36,14 @@ def print_first_screen(
 ) -> None:
     """The statements, the facts, findings, and what to do next; ``full``: without limits."""
     head = [*statements(verdict, None if full else MAX_REASONS), Text()]
-    head += [_row(name, words) for name, words in _facts(handover, verdict.capture.fits)]
+    head += [_row(name, words) for name, words in _facts(handover, verdict.capture.fits, full)]
     listed = _sessions(handover) if verdict.capture.fits else ()
     sessions = [_row("session", plain(words)) for words in listed]
     if full:
         lines = [*head, *sessions]
     else:
         room = MAX_LINES - 1 - len(head)
-        findings = _findings(verdict, min(MAX_FINDINGS, room - bool(sessions)))
+        findings = _findings(verdict, max(0, min(MAX_FINDINGS, room - bool(sessions))))
         room -= len(findings)
         if len(sessions) > room:
             left = f"… {len(sessions) - room + 1:,} more: blobs LUO"
@@ -52,7 +52,7 @@ def print_first_screen(
         more = f"{left_out:,} more findings: check" if left_out > 0 else NEXT
         lines = [*head, *sessions, *findings, _row("next", plain(more, "dim"))]
     for line in lines:
-        console.print(line, no_wrap=True, overflow="ellipsis")
+        console.print(line if full else cropped(line, console.width))
 
 
 def _row(name: str, words: Text) -> Text:
@@ -67,8 +67,8 @@ def _findings(verdict: Verdict, most: int) -> list[Text]:
     ]
 
 
-def _facts(handover: Handover, fits: bool) -> Iterator[tuple[str, Text]]:
-    """``fits``: the map reads as one, so that something follows from it."""
+def _facts(handover: Handover, fits: bool, full: bool) -> Iterator[tuple[str, Text]]:
+    """``fits``: the map reads as one, so that something follows from it; ``full``: no limits."""
     source, root = handover.source, handover.fdt
     held = human_size(sum(extent.size for extent in source.stored))
     declared = human_size(sum(extent.size for extent in source.declared))
@@ -92,11 +92,11 @@ def _facts(handover: Handover, fits: bool) -> Iterator[tuple[str, Text]]:
     yield "ABI", plain(f"{abi}, {page_size_name(handover.geometry.shift)} pages")
     yield "writer", plain(_writer(handover))
     yield "map", plain(_map(handover, fits))
-    yield "scratch", plain(_scratch(handover))
+    yield "scratch", plain(_scratch(handover, full))
     if root.start:
         yield "known", plain(_sub_nodes(handover))
     if fits:
-        yield "owners", overview(handover, MAX_OWNERS)
+        yield "owners", overview(handover, None if full else MAX_OWNERS, "--full")
 
 
 def _map(handover: Handover, fits: bool) -> str:
@@ -130,15 +130,17 @@ def _writer(handover: Handover) -> str:
     return f"{writer}; outgoing: nothing in the dump names it"
 
 
-def _scratch(handover: Handover) -> str:
+def _scratch(handover: Handover, full: bool) -> str:
     scratch = handover.scratch
     if scratch is None and handover.pointers:
         return f"the table that {handover.pointers[0].source} names is zero or not stored"
     if scratch is None:
         return "no table found (--scratch START+LEN, --boot-dtb FILE)"
     areas = scratch.areas
-    listed = ", ".join(map(str, areas[:MAX_AREAS]))
-    more = f", {len(areas) - MAX_AREAS} more" if len(areas) > MAX_AREAS else ""
+    shown = areas if full else most(areas, MAX_AREAS)
+    listed = ", ".join(map(str, shown))
+    left = len(areas) - len(shown)
+    more = f", {left:,} more: --full" if left else ""
     return f"{human_size(sum(area.size for area in areas))}: {listed or 'no area'}{more}"
 
 

@@ -32,7 +32,7 @@ def found_lines(
         )
         names = "; ".join(named) or "not claimed"
         left = len(owners) - MAX_OWNERS
-        yield f"{paddr:#x}\t{names}{f'; {left:,} more' if left > 0 else ''}\n"
+        yield f"{paddr:#x}\t{names}{f'; {left:,} more: addr' if left > 0 else ''}\n"
 
 
 def find_document(

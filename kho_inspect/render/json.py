@@ -104,8 +104,11 @@ def address(value: int | None) -> str | None:
     return None if value is None else hex(value)
 
 
-def show_document(handover: Handover) -> Document:
-    """``kho-inspect show --json``; the root FDT itself is in it where its ABI is not known."""
+def show_document(handover: Handover, *, known: bool = True) -> Document:
+    """``kho-inspect show --json``; the root FDT itself is in it where its ABI is not known.
+
+    ``preserved`` is null where the map is not ``known`` to be one of this handover.
+    """
     preserved, tree = handover.preserved, handover.tree
     root = {} if handover.fdt.known else {"root": _fdt_node(handover.fdt.root)}
     return {
@@ -122,7 +125,7 @@ def show_document(handover: Handover) -> Document:
             "orders": {str(order): count for order, count in preserved.orders.items()},
             "ranges": _extents(preserved.extents()),
         },
-        "blobs": [_blob(blob) for blob in handover.blobs],
+        "blobs": [_blob(blob, known) for blob in handover.blobs],
         "ownership": _ownership(handover),
         "faults": _faults(handover),
     }
@@ -187,6 +190,7 @@ def _claimed_ranges(handover: Handover, pages: Intervals) -> Iterator[Document]:
             "end": hex(extent.end),
             "bytes": extent.size,
             "owners": owners[:MAX_CLAIMANTS],
+            "more_owners": max(0, len(owners) - MAX_CLAIMANTS),
         }
 
 
@@ -236,13 +240,13 @@ def tree_document(handover: Handover) -> Document:
     }
 
 
-def blobs_document(handover: Handover, blobs: Iterable[Blob]) -> Document:
+def blobs_document(handover: Handover, blobs: Iterable[Blob], *, known: bool = True) -> Document:
     """``kho-inspect blobs --json``: as in ``show``, with each blob's device tree or bytes."""
     return {
         **_head(handover),
         "blobs": [
             {
-                **_blob(blob),
+                **_blob(blob, known),
                 "fdt": None if blob.fdt is None else _fdt_node(blob.fdt),
                 "hex": bytes(blob.data).hex() if blob.stored else None,
             }
@@ -311,12 +315,12 @@ def _head(handover: Handover) -> Document:
     }
 
 
-def _blob(blob: Blob) -> Document:
+def _blob(blob: Blob, known: bool) -> Document:
     return {
         "name": blob.name,
         "paddr": address(blob.paddr),
         "size": blob.size,
-        "preserved": blob.preserved,
+        "preserved": blob.preserved if known else None,
         "sha256": blob.sha256,
         "kind": blob.kind,
         "decoded": blob.content.document() if blob.content else None,

@@ -18,8 +18,12 @@ from kho_inspect.render.names import message_text, owner_name, path_name, place_
 from kho_inspect.units import human_size
 
 MAX_OWNERS = 200
+MAX_SUMS = 8
+"""Owners in the last line, each with all below it."""
 MAX_LISTED = 20
 """Ranges of each kind of trouble that are listed; ``--json`` has them all."""
+MAX_CLAIMANTS = 2
+"""Owners of such a range that are named."""
 MAX_REASONS = 8
 """Reasons why memory is unattributed rather than orphan that are listed."""
 
@@ -31,8 +35,8 @@ _TROUBLE = {
 }
 
 
-def overview(handover: Handover, most: int = 8) -> Text:
-    """``100 %  LUO 288 KiB · kho_test 92 KiB``, and what is wrong."""
+def overview(handover: Handover, cap: int | None, option: str) -> Text:
+    """``100 %  LUO 288 KiB · kho_test 92 KiB``, and what is wrong; ``option`` shows all owners."""
     ownership = handover.ownership
     total = ownership.size(handover.preserved.merged)
     sums = Counter(ownership.top_shares())
@@ -41,8 +45,9 @@ def overview(handover: Handover, most: int = 8) -> Text:
     named = [
         f"{owner_name(owner)} {human_size(size)}" for owner, size in sums.most_common() if size
     ]
-    left = [f"{len(named) - most} more"] if len(named) > most else []
-    names = " · ".join([*named[:most], *left])
+    listed = named if cap is None else most(named, cap)
+    left = [f"{len(named) - len(listed):,} more: {option}"] if len(named) > len(listed) else []
+    names = " · ".join([*listed, *left])
     none = "nothing is preserved" if handover.fdt.reads_map else "what is preserved is not known"
     text = plain(f"{share}  {names}" if total else none)
     for name, pages in _troubles(handover).items():
@@ -106,7 +111,7 @@ def print_owners(
         console.print(left_out(left, "owners", "--limit 0 lists them all"))
     if not whole:
         return
-    console.print(Text.assemble("preserved: ", overview(handover)))
+    console.print(Text.assemble("preserved: ", overview(handover, MAX_SUMS, "--depth 1")))
     shift = ownership.page_shift
     for name, pages in _troubles(handover).items():
         if not len(pages[0]):
@@ -115,7 +120,9 @@ def print_owners(
         room = len(pages[0]) if is_endless() else MAX_LISTED
         for extent in islice(ownership.extents(pages), room):
             found = handover.index.places(extent.start >> shift, extent.end >> shift)
-            names = "; ".join(map(place_name, found[:2])) + (" …" if len(found) > 2 else "")
+            named = most(found, MAX_CLAIMANTS)
+            more = len(found) - len(named)
+            names = "; ".join(map(place_name, named)) + (f"; {more:,} more: addr" if more else "")
             who = f"  {names}" if found else ""
             console.print(plain(f"  {extent}  {human_size(extent.size)}{who}"))
         if (left := len(pages[0]) - room) > 0:

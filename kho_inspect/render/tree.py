@@ -28,7 +28,7 @@ def folded_tree(preserved_map: PreservedMap, preserved: Preserved) -> Tree:
 
 def _words(line: Line) -> Text:
     if line.left_out:
-        return plain(f"… {line.left_out:,} more: --full", "dim")
+        return plain(f"… {line.left_out:,} more: tree --full", "dim")
     return plain(line.words)
 
 

@@ -103,7 +103,9 @@ def test_real_page_tables_lead_to_what_the_kernel_has_there(tmp_path: Path) -> N
     names = info.symbol("init_uts_ns")
     assert names is not None
     names += info.offset("uts_namespace.name") or 0
-    (found,) = json.loads(in_process("addr", dump, "auto", hex(names), "--json").stdout)["addresses"]
+    (found,) = json.loads(in_process("addr", dump, "auto", hex(names), "--json").stdout)[
+        "addresses"
+    ]
     at = int(found["paddr"], 16)
     assert data[at : at + 6] == b"Linux\0"
     assert data[at + 130 : at + 137] == b"7.1.13\0"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from kho_inspect.cli.door import Door
+from kho_inspect.cli.params import RamMap
+from kho_inspect.render.console import cropped, folded
 from kho_inspect.render.findings import _intervals
 from kho_inspect.rules.engine import RULES
 from tests.support.builder import Image
-from tests.support.cli import DTB, DUMP, kho_inspect
+from tests.support.cli import DTB, DUMP, REPO, kho_inspect
 from tests.support.luo_builder import File, Session, luo_v5, memfd, pattern
+from tests.support.running import in_process, save
 
 
 def _many(folder: Path) -> tuple[Path, Path]:
@@ -110,3 +115,134 @@ def test_explain_takes_a_group_and_a_list_without_backticks() -> None:
     text = kho_inspect("explain", "KHO2,KHO303").stdout
     assert "\nKHO202  " in text and "\nKHO303  " in text
     assert "``" not in kho_inspect("explain", "--all", "--json").stdout
+
+
+HOSTILE = (b"::stop-commands::x", b"##[error]y", b"a\r::x", b"b%0A::y")
+EVERY = (
+    *COMMANDS,
+    *(["tree"], ["tree", "--full"], ["check"], ["expect"], ["addr", "LUO"], ["find", "error"]),
+    *(["check", "--format", form] for form in ("line", "junit", "sarif", "json")),
+    *(["blobs", "--hexdump"], ["ranges", "--by-order"], ["locate"], ["carve"], ["blobs", "nosuch"]),
+    *(["read", "blob/LUO"], ["read", "blob/LUO", "--u64"], ["extract", "-o", "x"]),
+)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Commands in the names of sessions, of sub-nodes and of the files."""
+    folder = tmp_path_factory.mktemp("hostile")
+    image = Image()
+    luo_v5(
+        image, [Session(name, [File(1, memfd(image, pattern(4096, 1)))]) for name in HOSTILE[:3]]
+    )
+    for name in HOSTILE:
+        image.subnode(name.decode(), image.blob(b"\1unknown"), 8)
+    (folder / "##[error]k.dtb").write_bytes(image.finish())
+    image.write_elf(folder / "::add-mask::d.elf")
+    return folder / "::add-mask::d.elf", folder / "##[error]k.dtb"
+
+
+@pytest.mark.parametrize("command", EVERY, ids=" ".join)
+def test_no_output_has_a_command_of_the_runner_or_blanks_at_an_end(
+    command: list[str], hostile: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(hostile[0].parent)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    files = [path.name for path in hostile[: 1 if command[0] in ("locate", "carve") else 2]]
+    force = ["--force"] if command[0] in ("extract", "expect") else []
+    result = in_process(command[0], *files, *command[1:], *force)
+    assert result.status in (0, 1, 2)
+    for line in (result.stdout + result.stderr).replace("\r", "\n").split("\n"):
+        assert not line.lstrip().startswith("::")
+        assert "##[" not in line
+        assert line == line.rstrip()
+
+
+def test_expectations_of_a_session_named_like_a_command_hold(
+    hostile: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "e.toml").write_text(in_process("expect", *hostile, "--force").stdout)
+    checked = in_process("check", *hostile, "--expect", tmp_path / "e.toml")
+    assert "expected   met" in checked.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [["owners"], ["blobs"], ["carve"], ["tree"], ["show", "--full"], ["addr", "LUO/*"]]
+)
+def test_at_40_columns_no_address_breaks_in_two(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPO)
+    args = [command[0], DUMP, *([] if command[0] == "carve" else [DTB]), *command[1:]]
+    monkeypatch.delenv("COLUMNS", raising=False)
+    whole = set(re.findall(r"0x[0-9a-f]*", in_process(*args).stdout))
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = in_process(*args).stdout
+    assert set(re.findall(r"0x[0-9a-f]*", narrow)) <= whole
+    assert max(map(len, narrow.splitlines())) <= 40
+
+
+@pytest.mark.parametrize("width", range(12, 40))
+def test_a_line_that_is_cut_has_an_address_whole_or_not_at_all(width: int) -> None:
+    line = "scratch 0x6400000-0x7400000, 0x5400000"
+    cut = cropped(Text(line), width).plain
+    assert len(cut) <= width
+    assert set(re.findall(r"0x[0-9a-f]*-?", cut)) <= {"0x6400000-", "0x7400000", "0x5400000"}
+    assert not cut.endswith("-…")
+
+
+def test_a_long_word_breaks_behind_a_slash() -> None:
+    lines = folded(Text("at LUO/a-session/0xfeedfacecafebeef here"), 20).plain.split("\n")
+    assert lines == ["at LUO/a-session/", "0xfeedfacecafebeef", "here"]
+
+
+def test_the_first_screen_names_what_shows_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPO)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = in_process("show", DUMP, DTB).stdout
+    assert "1 more: --full" in shown and "3 more: --full" in shown
+    full = in_process("show", DUMP, DTB, "--full").stdout
+    assert "more: --full" not in full and "0x4400000-0x5400000" in full
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["blobs"], ["blobs", "--json"], ["owners", "--json"], ["ranges", "--json"], ["tree"]),
+        *(["files"], ["addr", "0x1000"], ["read", "blob/LUO"], ["find", "luo-"]),
+        *(["extract", "-o", "x", "--json"], ["pack", "-o", "p.elf"]),
+    ],
+    ids=" ".join,
+)
+def test_a_status_of_1_has_its_reason_on_stderr(command: list[str], tmp_path: Path) -> None:
+    image = Image()
+    luo_v5(image, [Session(b"vm", [File(1, memfd(image, pattern(4096, 1)))])])
+    image.subnode("gone", 1 << 50, 64)
+    dtb = image.finish()
+    files = save(image, tmp_path, dtb)
+    output = [tmp_path / word if word in ("x", "p.elf") else word for word in command[1:]]
+    result = in_process(command[0], *files, *output)
+    assert result.status == 1
+    assert "kho-inspect: damaged: " in result.stderr
+
+
+def test_extract_says_on_stderr_that_content_is_lacking(tmp_path: Path) -> None:
+    v1 = (REPO / "samples/x86_64-kho-v1.elf", REPO / "samples/x86_64-kho-v1.dtb")
+    result = in_process("extract", *v1, "-o", tmp_path / "x")
+    assert (result.status, "content is lacking" in result.stderr) == (1, True)
+
+
+def test_every_value_of_addr_in_json_has_one_type() -> None:
+    result = in_process("addr", REPO / DUMP, REPO / DTB, "0x719004", "0x100000", "--json")
+    paths = [path for one in json.loads(result.stdout)["addresses"] for path in one["paths"]]
+    assert {type(step["value"]) for path in paths for step in path["steps"]} == {str}
+
+
+@pytest.mark.parametrize("where", ["0x1000:0:0x2000", "0x1000-0x3000:0", "0x1000+8K:0"])
+def test_map_takes_ranges_in_each_form(where: str) -> None:
+    assert RamMap().convert(where, None, None) == (0x1000, 0, 0x2000)
+
+
+def test_a_kernel_that_is_not_known_is_usage_for_targets() -> None:
+    result = in_process("targets", "linux-7.3", "linux-9.9")
+    assert (result.status, result.stdout) == (2, "")

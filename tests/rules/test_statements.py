@@ -258,6 +258,12 @@ def test_a_map_that_is_none_does_not_say_that_a_blob_is_not_preserved(
     assert "?" in row.split()
 
 
+@pytest.mark.parametrize("command", ["show", "blobs"])
+def test_preserved_is_null_in_json_where_the_map_is_none(command: str, tmp_path: Path) -> None:
+    found = json.loads(in_process(command, *put(tmp_path, "KHO201"), "--json").stdout)
+    assert {blob["preserved"] for blob in found["blobs"]} == {None}
+
+
 def test_addr_does_not_know_on_a_dump_taken_after_boot(tmp_path: Path) -> None:
     files = put(tmp_path, "KHO201")
     result = in_process("addr", *files, "0x200000")
