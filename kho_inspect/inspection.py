@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.registry import BLOB_DECODERS, FILE_DECODERS, decode_blobs
 from kho_inspect.decoders.subnode import read_blobs
 from kho_inspect.decoders.systemd import read_names
-from kho_inspect.errors import FdtError, LostHandoverError
+from kho_inspect.errors import FdtError, KhoError, LostHandoverError
 from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.kernel_log.traces import Traces
 from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
@@ -109,6 +109,17 @@ def inspect(dump: str, dtb: str | None = None, options: Options | None = None) -
     no KHO root FDT.
     """
     return inspect_opened(open_inputs(dump, dtb, options), options)
+
+
+def inspect_all(
+    images: Iterable[tuple[str, str | None]], options: Options | None = None
+) -> Iterator[Handover | KhoError]:
+    """What :func:`inspect` returns or raises for each dump and DTB; none is held."""
+    for dump, dtb in images:
+        try:
+            yield inspect(dump, dtb, options)
+        except KhoError as error:
+            yield error
 
 
 def examine(

@@ -230,7 +230,8 @@ class _Carver:
         doubts = (*doubts, *found.doubts)
         known = Trust.LIKELY if blob is None else Trust.CONFIRMED
         provenance = Provenance(trust_of(known, doubts), tuple(structures), doubts)
-        item = Item(name, memfd.size, memfd.pieces(self.files.geometry), provenance=provenance)
+        pieces = list(memfd.pieces(self.files.geometry))
+        item = Item(name, memfd.size, pieces, provenance=provenance)
         return Candidate(item, found.starts, found.ends, memfd.compatible, memfd.nr_folios)
 
     # -- blobs, regions and test folios

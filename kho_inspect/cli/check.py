@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kho_inspect.inspection import Question
+    from kho_inspect.rules.engine import Verdict
     from kho_inspect.rules.expectations import Expectation
 
 LEVELS = ("fatal", "error", "warning", "info")
@@ -25,6 +26,7 @@ LEVELS = ("fatal", "error", "warning", "info")
 
 @click.command("check", cls=Command)
 @reads_handover
+@click.argument("more", metavar="[DUMP [DTB]]...", nargs=-1)
 @judged
 @click.option(
     "--fail-on",
@@ -53,6 +55,7 @@ LEVELS = ("fatal", "error", "warning", "info")
 )
 def command(
     given: Input,
+    more: tuple[str, ...],
     question: Question,
     fail_on: str,
     select: tuple[str, ...],
@@ -61,7 +64,13 @@ def command(
     require: tuple[str, ...],
     expect: str | None,
 ) -> int:
-    """What the next kernel would do with this handover, and whether it is whole."""
+    """What the next kernel would do with this handover, and whether it is whole.
+
+    Of three files and more, or of @FILE with a name on each line: one summary line an image, and
+    the worst status. A device tree belongs to the dump before it; a dump without one takes A.dtb
+    beside A.elf, or else (or with auto) it is searched for. With --json an array of documents.
+    """
+    from kho_inspect.cli.many import check_all, images_of
     from kho_inspect.inspection import examine
     from kho_inspect.rules.base import Severity
     from kho_inspect.rules.engine import judge
@@ -72,19 +81,28 @@ def command(
 
         question = replace(question, expectations=_expectations(expect), digests=digester)
     required = _code_filter(require, ()) if require and "all" not in require else None
-    with given.opening() as advance:
-        case = examine(given.dump, given.dtb, given.options, question, progress=advance)
-    if ignored and case.opened is not None:
-        from kho_inspect.recover.selectors import select_owners
-
-        owners = *case.opened.claims.owners, *case.owners.values()
-        case = replace(case, ignored=select_owners(owners, ignored))
-    verdict = judge(case, wanted)
     threshold = Severity.FATAL + 1 if fail_on == "never" else Severity[fail_on.upper()]
+
+    def verdict_on(one: Input) -> Verdict:
+        with one.opening() as advance:
+            case = examine(one.dump, one.dtb, one.options, question, progress=advance)
+        if ignored and case.opened is not None:
+            from kho_inspect.recover.selectors import select_owners
+
+            owners = *case.opened.claims.owners, *case.owners.values()
+            case = replace(case, ignored=select_owners(owners, ignored))
+        return judge(case, wanted)
+
+    def status_of(verdict: Verdict) -> int:
+        if not require:
+            return verdict_status(verdict, threshold)
+        return verdict_status(verdict, threshold, required or (lambda code: True))
+
+    if images := images_of(given, more):
+        return check_all(images, verdict_on, status_of, question.target_name)
+    verdict = verdict_on(given)
     given.write_verdict(verdict, threshold)
-    if not require:
-        return verdict_status(verdict, threshold)
-    return verdict_status(verdict, threshold, required or (lambda code: True))
+    return status_of(verdict)
 
 
 def _code_filter(select: Sequence[str], ignore: Sequence[str]) -> Callable[[str], bool]:

@@ -69,7 +69,7 @@ def command(
     With --carved the same by what structures hold, without DTB and map: under carved/, each with
     its trust, provenance and doubts in the manifest.
     """
-    from kho_inspect.recover.content import Account, Reader, write_stream
+    from kho_inspect.recover.content import Account, Reader, joined, write_stream
     from kho_inspect.recover.extract import Extractor, incomplete
     from kho_inspect.recover.selectors import sole
 
@@ -85,10 +85,10 @@ def command(
         item = sole(items, " ".join(selectors) or "all")
         require_bounded(item.size, sum(stored.size for stored in memory.stored))
         account = Account()
-        write_stream(out, account.watched(Reader(memory).parts(item)))
+        write_stream(out, account.watched(Reader(memory).blocks(item)))
         lacking = report_gaps(item, account.marked(chosen.evidence))
         return chosen.status() or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)
-    total = sum(piece.size for item in items for piece in item.pieces)
+    total = sum(int(joined(item.pieces).size.sum()) for item in items)
     with progress_bar("extract", total) as advance:
         extractor = Extractor(
             memory,

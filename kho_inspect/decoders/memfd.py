@@ -25,7 +25,7 @@ from kho_inspect.layouts.memfd import (
 )
 from kho_inspect.layouts.views import dtype_of, parse_record
 from kho_inspect.layouts.vmalloc import kho_vmalloc
-from kho_inspect.model.contents import Document, FileContent, Piece, VmallocArea
+from kho_inspect.model.contents import Columns, Document, FileContent, Pieces, VmallocArea
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.features import Features
 from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind
@@ -127,22 +127,21 @@ class Memfd(FileContent):
         seals = None if self.seals is None else flag_names(self.seals, MEMFD_SEALS)
         return {"folios": self.nr_folios, "pos": self.pos, "seals": seals}
 
-    def pieces(self, geometry: PageGeometry) -> Sequence[Piece]:
-        page, table = geometry.page_size, self.table
+    def pieces(self, geometry: PageGeometry) -> Pieces:
+        return Pieces(partial(self._columns, geometry.page_size))
+
+    def _columns(self, page: int) -> Columns:
+        table = self.table
         held = np.flatnonzero(table.pfn)
         last_page = -(-self.size // page)
         held = held[table.index[held] < np.uint64(min(last_page, 1 << 63))]
         held = held[np.argsort(table.index[held], kind="stable")]
-        pieces = []
-        for pfn, index, order in zip(
-            table.pfn[held].tolist(),
-            table.index[held].tolist(),
-            np.maximum(table.order[held], 0).tolist(),
-            strict=True,
-        ):
-            offset = index * page
-            pieces.append(Piece(offset, pfn * page, min(page << order, self.size - offset)))
-        return pieces
+        pfn, index, order = table.pfn[held], table.index[held], np.maximum(table.order[held], 0)
+        largest = page * max(1 << int(order.max(initial=0)), int(pfn.max(initial=0)), last_page)
+        number = np.int64 if largest < 1 << 62 else object
+        offset, folio = index.astype(number) * page, np.array(page, dtype=number)
+        size = np.minimum(folio << order.astype(number), self.size - offset)
+        return Columns(offset, pfn.astype(number) * page, size)
 
     def areas(self) -> Iterator[VmallocArea]:
         yield self.folios

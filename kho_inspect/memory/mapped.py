@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 MAX_COMPARED = 16 << 20
 """Bytes of memory held twice that are compared. In a vmcore the kernel's text is."""
-READS_HELD = 1024
-"""Reads after which the pages that they mapped, 64 KiB around each, are given back."""
+MAPPED = 64 << 10
+"""Bytes that a read maps at the least, around what it asks for."""
+MAX_MAPPED = 64 << 20
+"""Bytes that reads have mapped when all of them are given back."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,7 +92,7 @@ class MappedMemory:
         self.format = format_name
         self.size = file.size
         self._blocks, hidden = _without_overlaps(blocks)
-        self._reads = 0
+        self._mapped = 0
         self._starts = [block.paddr for block in self._blocks]
         # The same for numpy: first and last address, and file offset.
         self._arrays = (
@@ -131,8 +133,9 @@ class MappedMemory:
             block = self._blocks[at]
             if size <= block.end - paddr:
                 offset = block.offset + paddr - block.paddr
-                self._reads += 1
-                if self._reads % READS_HELD == 0:
+                self._mapped += max(size, MAPPED)
+                if self._mapped > MAX_MAPPED:
+                    self._mapped = size
                     self.file.forget(0, self.file.size)
                 return self.file.view[offset : offset + size]
         presence = self.presence(paddr, size)

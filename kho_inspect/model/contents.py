@@ -31,20 +31,32 @@ class Piece(NamedTuple):
     size: int
 
 
+class Columns(NamedTuple):
+    """Pieces as arrays of shape ``(n,)``: of int64, or of objects where one is of 2**62 or more."""
+
+    offset: NDArray[Any]
+    paddr: NDArray[Any]
+    size: NDArray[Any]
+
+    def pieces(self) -> Iterator[Piece]:
+        """The same one by one."""
+        return map(Piece, *(column.tolist() for column in self))
+
+
 class Pieces(Collection[Piece]):
     """Pieces that are made whenever they are asked for: of all files there may be millions."""
 
-    def __init__(self, make: Callable[[], Collection[Piece]]) -> None:
-        self._make = make
+    def __init__(self, columns: Callable[[], Columns]) -> None:
+        self.columns = columns
 
     def __iter__(self) -> Iterator[Piece]:
-        return iter(self._make())
+        return self.columns().pieces()
 
     def __len__(self) -> int:
-        return len(self._make())
+        return len(self.columns().offset)
 
     def __contains__(self, piece: object) -> bool:
-        return piece in self._make()
+        return any(piece == one for one in self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,8 @@ class Part(NamedTuple):
     """None for a hole, and for what cannot be read."""
     why: str = ""
     """Why there are no data."""
+    runs: Sequence[Piece] = ()
+    """What the data were gathered from; empty: all of them stand at ``paddr``."""
 
 
 class Row(NamedTuple):
@@ -195,6 +209,6 @@ class FileContent(Decoded):
         """Of ``folios``, ``pos`` and ``seals`` (a list of names) those that the kind has."""
         return {}
 
-    def pieces(self, geometry: PageGeometry) -> Sequence[Piece]:
+    def pieces(self, geometry: PageGeometry) -> Collection[Piece]:
         """The memory of the file's content, in file order, clipped to its size."""
         return ()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 from kho_inspect.abi import LuoAbi
@@ -17,7 +16,6 @@ from kho_inspect.model.contents import (
     Document,
     FileContent,
     Item,
-    Pieces,
     Row,
     Rows,
     VmallocArea,
@@ -188,8 +186,7 @@ class Luo(Content):
     def items(self, geometry: PageGeometry) -> Iterator[Item]:
         for file in self.files:
             if file.content is not None:
-                pieces = Pieces(partial(file.content.pieces, geometry))
-                yield Item(file.owner, file.content.size, pieces)
+                yield Item(file.owner, file.content.size, file.content.pieces(geometry))
 
     def areas(self) -> Iterator[VmallocArea]:
         for file in self.files:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.memory import PhysicalMemory, Presence
-from kho_inspect.model.contents import Item, Part, Piece
+from kho_inspect.model.contents import Columns, Item, Part, Piece, Pieces
 from kho_inspect.recover.evidence import Evidence
 from kho_inspect.units import Extent, PhysAddr
 
 CHUNK = 4 << 20
+SLICE = 256 << 10
+"""Bytes that are written and hashed in turn: what a processor's cache holds."""
+GATHERED = 1 << 20
+"""Bytes that are read at once from several runs of memory; to read a page maps those around it."""
+SHORT = 64 << 10
+"""Bytes of a run up to which that is worth it."""
 PAGE = 4096
 """Of all sizes of pages that a dump may be damaged by, the smallest."""
 MAX_HASHED_HOLES = 256 << 20
@@ -55,6 +66,66 @@ class Reader:
         if reach < end:
             yield Part(reach, end - reach, None, None, HOLE)
 
+    def blocks(self, item: Item) -> Iterator[Part]:
+        """All of an item as :meth:`parts` gives it, in as few parts as can be."""
+        runs = joined(item.pieces)
+        reach = 0
+        for low, high in pairwise(self._batches(runs)):
+            batch = Columns(*(column[low:high] for column in runs))
+            start = int(batch.offset[0])
+            if reach < start:
+                yield Part(reach, start - reach, None, None, HOLE)
+            part = self._gathered(batch) if high - low > 1 else None
+            if part is not None:
+                yield part
+            else:
+                for piece in batch.pieces():
+                    yield from self._parts(piece)
+            reach = int(batch.offset[-1] + batch.size[-1])
+        if reach < item.size:
+            yield Part(reach, item.size - reach, None, None, HOLE)
+
+    @cached_property
+    def _stored(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bounds of what the dump stores below 2**62."""
+        extents = [extent for extent in self.memory.stored if extent.end < 1 << 62]
+        bounds = np.array([(-1, -1), *extents], dtype=np.int64)
+        return bounds[:, 0], bounds[:, 1]
+
+    def _batches(self, runs: Columns) -> list[int]:
+        """Where each batch of runs begins, and the end of the last.
+
+        The runs of one are short and stored, and stand behind each other in the file.
+        """
+        offset, paddr, size = runs
+        short = np.zeros(len(size), dtype=bool)
+        if paddr.dtype != object:
+            starts, ends = self._stored
+            at = np.searchsorted(starts, paddr, side="right") - 1
+            short = (paddr + size <= ends[at]) & (size <= SHORT)
+            short &= (paddr | size) % PAGE == 0
+        ends = offset + size
+        goes_on = short[1:] & short[:-1] & (offset[1:] == ends[:-1])
+        goes_on &= ends[1:] // GATHERED == ends[:-1] // GATHERED
+        return [*np.flatnonzero(np.append(True, ~goes_on)[: len(size)]).tolist(), len(size)]
+
+    def _gathered(self, runs: Columns) -> Part | None:
+        """The bytes of several runs as one part; None where they must be read one by one."""
+        _, paddr, size = runs
+        pages, total = size // PAGE, int(size.sum())
+        if total > self.budget:
+            return None
+        shift = paddr - PAGE * (np.cumsum(pages) - pages)
+        paddrs = np.repeat(shift, pages) + PAGE * np.arange(total // PAGE)
+        try:
+            data = self.memory.gather(paddrs.astype(np.uint64), np.dtype(f"V{PAGE}"))
+        except MissingMemoryError:
+            return None
+        self.budget -= total
+        pieces = list(runs.pieces())
+        view = data.view(np.uint8).data
+        return Part(pieces[0].offset, total, pieces[0].paddr, view, runs=pieces)
+
     def _parts(self, piece: Piece) -> Iterator[Part]:
         delta, end = piece.offset - piece.paddr, piece.paddr + piece.size
         for extent, presence in _split(self.memory, piece.paddr, piece.size):
@@ -74,16 +145,62 @@ class Reader:
 
     def digest(self, item: Item) -> str | None:
         """SHA-256 of an item; None where content is lacking, or holes are beyond the budget."""
-        content = hashlib.sha256()
-        holes = 0
-        for part in self.parts(item):
-            holes += part.size if part.why == HOLE else 0
-            if part.data is None and (part.why != HOLE or holes > self.hole_budget):
+        content = Digest(self.hole_budget)
+        for part in self.blocks(item):
+            if part.data is not None:
+                content.update(part.data)
+            elif part.why != HOLE or not content.skip(part.size):
                 return None
-            for piece in bytes_of(part):
-                content.update(piece)
-        self.hole_budget -= holes
-        return content.hexdigest()
+        self.hole_budget -= content.holes
+        return content.result()
+
+
+class Digest:
+    """SHA-256 of content in file order; none of what has more than ``budget`` bytes of holes."""
+
+    def __init__(self, budget: int) -> None:
+        self._sha256 = hashlib.sha256()
+        self._budget = budget
+        self.holes = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Go on with these bytes."""
+        if self.holes <= self._budget:
+            self._sha256.update(data)
+
+    def skip(self, size: int) -> bool:
+        """Go on with zeros; whether the budget allows it."""
+        self.holes += size
+        if self.holes > self._budget:
+            return False
+        for piece in _zeros(size):
+            self._sha256.update(piece)
+        return True
+
+    def result(self) -> str | None:
+        """In hex; None where there were too many holes."""
+        return self._sha256.hexdigest() if self.holes <= self._budget else None
+
+
+def joined(pieces: Collection[Piece]) -> Columns:
+    """Pieces in columns, as :func:`laid_out`, and joined where both file and memory go on."""
+    offset, paddr, size = columns = _columns(pieces)
+    if (offset[1:] < (offset + size)[:-1]).any():
+        offset, paddr, size = columns = _columns(list(laid_out(pieces)))
+    if not len(size):
+        return columns
+    goes_on = (offset[1:] == (offset + size)[:-1]) & (paddr[1:] == (paddr + size)[:-1])
+    first = np.flatnonzero(np.append(True, ~goes_on))
+    return Columns(offset[first], paddr[first], np.add.reduceat(size, first))
+
+
+def _columns(pieces: Collection[Piece]) -> Columns:
+    """The same pieces but for empty ones."""
+    if isinstance(pieces, Pieces):
+        return pieces.columns()
+    rows = np.array([piece for piece in pieces if piece.size], dtype=object).reshape(-1, 3)
+    narrow = rows.max(initial=0) < 1 << 62
+    return Columns(*(rows.astype(np.int64) if narrow else rows).T)
 
 
 def digester(memory: PhysicalMemory) -> Callable[[Item], str | None]:
@@ -120,9 +237,13 @@ def bytes_of(part: Part) -> Iterator[bytes | memoryview]:
     if part.data is not None:
         yield part.data
         return
-    zeros = bytes(min(part.size, CHUNK))
-    for at in range(0, part.size, CHUNK):
-        yield zeros[: part.size - at]
+    yield from _zeros(part.size)
+
+
+def _zeros(size: int) -> Iterator[bytes]:
+    zeros = bytes(min(size, CHUNK))
+    for at in range(0, size, CHUNK):
+        yield zeros[: size - at]
 
 
 class Account:
@@ -134,7 +255,9 @@ class Account:
 
     def add(self, part: Part) -> None:
         """Take note of the part behind those so far."""
-        if part.data is None or part.paddr is None:
+        if part.runs:
+            self.sources += part.runs  # none of which goes on where another one ends
+        elif part.data is None or part.paddr is None:
             _append_gap(self.gaps, part.offset, part.offset + part.size, part.why)
         else:
             _append_source(self.sources, Piece(part.offset, part.paddr, part.size))

@@ -7,12 +7,12 @@ may be right still. What cannot be trusted at all has a doubt.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedRandom
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from kho_inspect.recover.atomic import (
     require_absent,
     require_replaceable,
 )
-from kho_inspect.recover.content import MAX_HASHED_HOLES, Account, Reader, is_lacking
+from kho_inspect.recover.content import MAX_HASHED_HOLES, SLICE, Account, Digest, Reader, is_lacking
 from kho_inspect.recover.evidence import Evidence
 from kho_inspect.recover.selectors import file_name
 from kho_inspect.render.carved import carved_members
+from kho_inspect.render.json import Encoded, extracted, stream
 from kho_inspect.render.names import given_text, item_name
 
 MANIFEST = "manifest.json"
@@ -120,33 +121,33 @@ class Extractor:
         if not (kept or entries):
             return
         written = {entry["file"] for entry in entries}
+        earlier = (json.dumps(one, indent=2) for one in kept if one["file"] not in written)
+        items = chain((one.replace("\n", "\n    ") for one in earlier), map(extracted, entries))
         document = {
             "schema_version": 1,
             "source": self.memory.path,
             "capture": self.evidence and self.evidence.document(),
-            "items": [*(one for one in kept if one["file"] not in written), *entries],
+            "items": Encoded([one] for one in items),
         }
         with self._create(Path(MANIFEST)) as file:
-            file.write(json.dumps(document, indent=2).encode() + b"\n")
+            file.writelines(piece.encode() for piece in stream(document))
 
     def _extract(self, item: Item, name: Path) -> dict[str, Any]:
         account = Account()
         with self._create(name) as file:
             size = _set_size(file, item)
-            for part in self.reader.parts(item):
+            content = Digest(self.hole_budget if size == item.size else -1)
+            for part in self.reader.blocks(item):
                 if part.paddr is not None and part.offset + part.size > size:
                     part = part._replace(data=None, why="no file can be that large")
-                if part.data is not None:
-                    file.seek(part.offset)
-                    file.write(part.data)
+                if part.data is None:
+                    content.skip(part.size)
+                else:
+                    _write(file.fileno(), part.offset, part.data, content)
                     self.progress(part.size)
                 account.add(part)
-            digest = None
-            holes = size - sum(piece.size for piece in account.sources)
-            if size == item.size and holes <= self.hole_budget:
-                self.hole_budget -= holes
-                file.seek(0)
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = content.result()
+        self.hole_budget -= content.holes if digest else 0
         return {
             "selector": item_name(item.name, item.number),
             "given_name": given_text(self.names, item.name),
@@ -198,16 +199,22 @@ def _distinct(items: Sequence[Item], kept: Sequence[dict[str, Any]]) -> list[Pat
     return names
 
 
-def _set_size(file: Any, item: Item) -> int:
+def _set_size(file: BufferedRandom, item: Item) -> int:
     """Give the file its size, or else the size that its content needs, or else none."""
+    with suppress(OSError, OverflowError):
+        return file.truncate(item.size)
     needed = max((piece.offset + piece.size for piece in item.pieces), default=0)
-    for size in (item.size, needed):
-        try:
-            file.truncate(size)
-        except (OSError, OverflowError):
-            continue
-        return size
+    with suppress(OSError, OverflowError):
+        return file.truncate(needed)
     return 0
+
+
+def _write(fd: int, offset: int, data: memoryview, content: Digest) -> None:
+    """Write at an offset, and hash what was written while it is in the cache."""
+    while data:
+        written = os.pwrite(fd, data[:SLICE], offset)
+        content.update(data[:written])
+        data, offset = data[written:], offset + written
 
 
 def incomplete(items: Iterable[Item], entries: Iterable[dict[str, Any]]) -> int:

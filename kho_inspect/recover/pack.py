@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,22 +20,22 @@ from kho_inspect.errors import KhoError
 from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.intervals import Intervals
 from kho_inspect.layouts import elf
-from kho_inspect.layouts.views import Layout
+from kho_inspect.layouts.views import Layout, format_of
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.elf_core import MAX_SEGMENTS, notes_of
 from kho_inspect.memory.mapped import MappedMemory
 from kho_inspect.memory.recording import Recorder
-from kho_inspect.model.contents import Item
+from kho_inspect.model.contents import Item, Piece
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.identity import CONTENT
 from kho_inspect.recover.atomic import FILE_MODE, atomic_file
+from kho_inspect.recover.content import Reader
 from kho_inspect.units import Extent
 
 NOTE_NAME = b"KHO-INSPECT\0"
 NOTE_TYPE = 1
 """Ours: the provenance, as JSON."""
 
-CHUNK = 4 << 20
 _BATCH = 1 << 16
 """Pages that are looked at at a time."""
 _ALIGN = 4096
@@ -202,11 +203,17 @@ def stream_packed(
         padding = shoff - note_offset - len(note)
         file.write(b"\0" * padding + _build(elf.elf64_shdr, sh_info=phnum))
     file.write(b"\0" * (_aligned(end, _ALIGN) - end))
-    for extent, filesz in segments:
-        for at in range(0, filesz, CHUNK):
-            size = min(CHUNK, filesz - at)
-            file.write(memory.read(extent.start + at, size))
-            progress(size)
+    ends = list(accumulate(size for _, size in segments))
+    pieces = [
+        Piece(end - size, extent.start, size)
+        for end, (extent, size) in zip(ends, segments, strict=True)
+    ]
+    total = sum(size for _, size in segments)
+    for part in Reader(memory).blocks(Item(Extent(0, 0), total, pieces)):
+        # What cannot be read, though the plan has it, is an error that says so.
+        assert part.paddr is not None
+        file.write(memory.read(part.paddr, part.size) if part.data is None else part.data)
+        progress(part.size)
 
 
 def _segments(packed: Plan) -> Iterator[tuple[Extent, int]]:
@@ -258,17 +265,19 @@ def _ehdr(phnum: int, shoff: int) -> bytes:
 
 
 def _phdr(kind: int, offset: int, *, paddr: int = 0, filesz: int, memsz: int) -> bytes:
-    return _build(
-        elf.elf64_phdr,
-        p_type=kind,
-        p_flags=4,
-        p_offset=offset,
-        p_vaddr=paddr,
-        p_paddr=paddr,
-        p_filesz=filesz,
-        p_memsz=memsz,
-        p_align=4 if kind == elf.PT_NOTE else 0,
-    )
+    fields = {
+        "p_type": kind,
+        "p_flags": 4,
+        "p_offset": offset,
+        "p_vaddr": paddr,
+        "p_paddr": paddr,
+        "p_filesz": filesz,
+        "p_memsz": memsz,
+        "p_align": 4 if kind == elf.PT_NOTE else 0,
+    }
+    # There may be half a million, which Construct's own builder takes apart.
+    names = (field.name for field in elf.elf64_phdr.subcons)
+    return format_of(elf.elf64_phdr).pack(*(fields[name] for name in names))
 
 
 def _build(layout: Layout, **fields: Any) -> bytes:

@@ -261,9 +261,21 @@ def extract_document(handover: Handover, capture: Document, entries: list[Docume
     return {
         **_head(handover),
         "capture": capture,
-        "items": entries,
+        "items": entries and Encoded([extracted(entry)] for entry in entries),
         "faults": _faults(handover),
     }
+
+
+def extracted(entry: Document) -> str:
+    """The text of one entry: it may have a million sources, which json.dumps takes apart."""
+    text = json.dumps({**entry, "sources": []}, indent=2)
+    if entry["sources"]:
+        members = '"offset": {offset},\n      "paddr": "{paddr}",\n      "size": {size}'
+        row = f"\n    {{{{\n      {members}\n    }}}}"
+        rows = ",".join(row.format_map(source) for source in entry["sources"])
+        # No string has a line break in it.
+        text = text.replace('\n  "sources": []', f'\n  "sources": [{rows}\n  ]')
+    return text.replace("\n", "\n    ")
 
 
 def addresses_document(

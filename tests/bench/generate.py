@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from tests.bench.luo_image import luo_image  # these need the path above
+from tests.bench.luo_image import fill, luo_image  # these need the path above
 from tests.bench.maker import LARGEST, Maker
 
 PATTERNS = ("full", "runs", "sparse", "random", "alternating")
@@ -100,9 +100,13 @@ def main() -> None:
     parser.add_argument("--damage", type=int, default=0, help="tree entries to overwrite")
     parser.add_argument("--memfds", type=int, default=0, help="a LUO with so many instead")
     parser.add_argument("--folios", type=int, default=100, help="of each memfd")
+    parser.add_argument("--filled", action="store_true", help="memfds have content, not holes")
     given = parser.parse_args()
     if given.memfds:
-        print(*luo_image(given.folder, given.memfds, given.folios))
+        dump, dtb = luo_image(given.folder, given.memfds, given.folios)
+        if given.filled:
+            fill(dump)
+        print(dump, dtb)
         return
     print(
         *generate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,6 +91,21 @@ def luo_image(
     maker.file.truncate(end)
     maker.file.close()
     return paths
+
+
+def fill(dump: Path) -> None:
+    """Write noise to all holes of a sparse file."""
+    noise = os.urandom(1 << 20)
+    with dump.open("r+b") as file:
+        fd, size, at = file.fileno(), dump.stat().st_size, 0
+        while at < size:
+            at = os.lseek(fd, at, os.SEEK_HOLE)
+            try:
+                end = os.lseek(fd, at, os.SEEK_DATA)
+            except OSError:  # no data up to the end
+                end = size
+            while at < end:
+                at += os.pwrite(fd, noise[: end - at], at)
 
 
 def _region(maker: Maker, blob: int, start: int, size: int) -> Tree:

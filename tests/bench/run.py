@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,10 +45,12 @@ GEOMETRY = ["6", "52"]
 
 @dataclass
 class Cost:
-    """Of one command: least processor time in seconds, largest resident size in bytes."""
+    """Of one command: least times in seconds, largest resident size in bytes."""
 
     seconds: float = float("inf")
     peak: int = 0
+    wall: float = float("inf")
+    """Least time by the clock."""
     said: str = ""
     """What it wrote to stderr."""
 
@@ -69,7 +72,7 @@ class Bench:
         return costs
 
     def _run(self, command: list[str], cost: Cost) -> None:
-        said = self.folder / "stderr"
+        said, begin = self.folder / "stderr", time.monotonic()
         with Path(os.devnull).open("wb") as out, said.open("wb") as err:
             process = subprocess.Popen(command, stdout=out, stderr=err, cwd=REPO)
             _, status, usage = os.wait4(process.pid, 0)
@@ -78,6 +81,7 @@ class Bench:
         if process.returncode not in (0, 1, 3, 4):
             raise SystemExit(f"{' '.join(command)}: {process.returncode}\n{cost.said}")
         cost.seconds = min(cost.seconds, usage.ru_utime + usage.ru_stime)
+        cost.wall = min(cost.wall, time.monotonic() - begin)
         cost.peak = max(cost.peak, usage.ru_maxrss * 1024)
 
     def title(self, text: str) -> None:
@@ -141,6 +145,35 @@ class Bench:
         self.title("LUO with 100,000 memfds and 10,000,000 folios (no peer reads it)")
         print(f"  check: {check.seconds * 1e6 / 1e7:.2f} µs of processor time a folio")
         self.target("check peak MiB", check.peak / MIB, 700)
+
+    def extraction(self) -> None:
+        """Memfds of 2 GB in all, four fifths contiguous: copied and hashed, as cp and sha256sum."""
+        dump, dtb = self._generate("content", "--memfds", "200", "--folios", "1000", "--filled")
+        out, packed, copy = (str(self.folder / name) for name in ("out", "content.elf", "copied"))
+        extract, pack = self.measure(
+            [*KHO, "extract", dump, dtb, "LUO", "-o", out, "--force"],
+            [*KHO, "pack", dump, dtb, "--content", "-o", packed, "--force"],
+        )
+        files = sorted(str(path) for path in Path(out, "LUO").rglob("*") if path.is_file())
+        self.title("2 GB in 200 memfds: the same bytes")
+        for name, ours, theirs in (("extract", extract, files), ("pack --content", pack, [packed])):
+            cp, digest = self.measure(
+                ["cp", "-r", "--sparse=auto", *theirs, "-t", self._fresh(copy)],
+                ["sha256sum", *theirs],
+            )
+            shutil.rmtree(copy)
+            seconds = ours.seconds / (cp.seconds + digest.seconds)
+            wall = ours.wall / (cp.wall + digest.wall)
+            self.row(name, ours, seconds, f"cp --sparse and sha256sum; by the clock {wall:.2f}")
+            self.target(f"{name} ÷ (cp + sha256sum)", seconds, 1.5)
+
+    def many(self) -> None:
+        """A hundred images in one process, and in one each."""
+        one, hundred = self.measure([*KHO, "check", *SAMPLE], [*KHO, "check", *SAMPLE * 100])
+        self.title("100 samples in one process")
+        ratio = hundred.seconds / (100 * one.seconds)
+        self.row("check", hundred, ratio, "a hundred processes")
+        self.target("peak ÷ that of one image", hundred.peak / one.peak, 1.2)
 
     def search(self) -> None:
         """locate and pack on a sparse dump, and locate on noise."""
@@ -233,6 +266,11 @@ class Bench:
         )
         return done.stdout
 
+    @staticmethod
+    def _fresh(folder: str) -> str:
+        Path(folder).mkdir()
+        return folder
+
     def _walker(self) -> str:
         program = self.folder / "walker"
         if not program.exists():
@@ -265,6 +303,8 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "random": Bench.random,
     "luo": Bench.luo,
     "search": Bench.search,
+    "extract": Bench.extraction,
+    "many": Bench.many,
     "growth": Bench.growth,
 }
 
@@ -274,7 +314,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", help=f"comma-separated, of {', '.join(PARTS)}")
     parser.add_argument("--runs", type=int, default=3, help="of which the best counts")
-    parser.add_argument("--folder", help="for the images, 2 GB: a temporary one by default")
+    parser.add_argument("--folder", help="for the images, 8 GB: a temporary one by default")
     given = parser.parse_args()
     wanted = given.only.split(",") if given.only else list(PARTS)
     with tempfile.TemporaryDirectory(dir=given.folder and Path(given.folder).resolve()) as folder:
