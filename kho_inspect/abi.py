@@ -8,7 +8,6 @@ strings and feature headers the series on the linux-mm list (2026).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -197,8 +196,10 @@ def is_unknown(structure: str, unknown: Iterable[str]) -> bool:
 
 def nearest_abi(compatible: str) -> Abi:
     """The known ABI whose name is closest to ``compatible`` (the newest when none is close)."""
+    from difflib import get_close_matches  # most names are known
+
     name = compatible.split(";")[0]
-    return BY_COMPATIBLE[difflib.get_close_matches(name, BY_COMPATIBLE, n=1, cutoff=0.0)[0]]
+    return BY_COMPATIBLE[get_close_matches(name, BY_COMPATIBLE, n=1, cutoff=0.0)[0]]
 
 
 def kernels_of(root: str) -> Kernel:

@@ -263,8 +263,7 @@ def open_root(
 
 
 def _live(kcore: str, debugfs: str | None, options: Options) -> LiveHandover:
-    proc = str(Path(kcore).parent)
-    return live_handover(debugfs or DEBUGFS, proc, incoming=options.incoming)
+    return live_handover(debugfs or DEBUGFS, str(Path(kcore).parent), incoming=options.incoming)
 
 
 def open_dump(
@@ -303,10 +302,9 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         file_decoders=FILE_DECODERS if root.abi.reads_vmalloc else {},
         limits=options.limits,
     )
-    decoders = BLOB_DECODERS if root.known else ()
     cut = root.start and root.start.cut is not None
     read = read_blobs(context, root.root, root.abi if root.known else None, cut=bool(cut))
-    blobs = tuple(decode_blobs(context, read, decoders))
+    blobs = tuple(decode_blobs(context, read, BLOB_DECODERS if root.known else ()))
     if tree is None:
         blobs = tuple(replace(blob, preserved=None) for blob in blobs)
     boot_dtb = options.boot_dtb or root.boot_dtb
@@ -322,8 +320,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
     )
     if root.paddr is not None:
         # kho_init() preserves its page, the one page that the kernel allots it.
-        kho = Owner(Subsystem.KHO)
-        log.add(kho, ClaimKind.ROOT_FDT, root.paddr, geometry.page_size)
+        log.add(Owner(Subsystem.KHO), ClaimKind.ROOT_FDT, root.paddr, geometry.page_size)
     pointers = tuple(pointer for pointer in located.pointers if pointer.fdt == root.paddr)
     roots = {root.paddr, *(one.paddr for one in located.fdts)}
     strays = tuple(
@@ -382,8 +379,7 @@ def _root_address(
     for found in located.fdts:
         if found.data == root.data:
             return found.paddr
-    pages = unclaimed(preserved, log.result())
-    return find_page(memory, pages, preserved.page_shift, root.data)
+    return find_page(memory, unclaimed(preserved, log.result()), preserved.page_shift, root.data)
 
 
 def _scratch(

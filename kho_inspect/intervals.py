@@ -68,8 +68,14 @@ def points(merged: Intervals, batch: int) -> Iterator[I64]:
 
 
 def total(intervals: Intervals) -> int:
-    """Sum of the lengths."""
-    return int((intervals[1] - intervals[0]).sum())
+    """Sum of the lengths: less than 2**63, whatever the two sums come to by themselves."""
+    return int(intervals[1].sum()) - int(intervals[0].sum()) & (1 << 64) - 1
+
+
+def batches(merged: Intervals, size: int = 1 << 16) -> Iterator[Intervals]:
+    """A merged set piece by piece, so that what is computed of each stays small; views."""
+    for at in range(0, len(merged[0]), size):
+        yield merged[0][at : at + size], merged[1][at : at + size]
 
 
 def covers(merged: Intervals, start: int, end: int) -> bool:
@@ -89,10 +95,24 @@ def union(sets: Iterable[Intervals]) -> Intervals:
     return merge(starts, ends)
 
 
+def _near(a: Intervals, b: Intervals) -> Intervals:
+    """The intervals of merged set ``a`` that end above where ``b`` starts, and the reverse."""
+    if not len(b[0]):
+        return empty()
+    low = np.searchsorted(a[1], b[0][0], side="right")
+    high = np.searchsorted(a[0], b[1][-1], side="left")
+    return a[0][low:high], a[1][low:high]
+
+
 def intersect(a: Intervals, b: Intervals) -> Intervals:
-    """What two merged sets have in common, as a merged set; ``a`` itself where ``b`` covers it."""
-    if len(a[0]) and covers(b, int(a[0][0]), int(a[1][-1])):
-        return a
+    """What two merged sets have in common, as a merged set; views where one interval covers it."""
+    a = _near(a, b)
+    b = _near(b, a)
+    if not len(b[0]):
+        return b
+    for part, whole in ((a, b), (b, a)):
+        if len(whole[0]) == 1 and whole[0][0] <= part[0][0] and part[1][-1] <= whole[1][0]:
+            return part
     many, few = (a, b) if len(a[0]) > len(b[0]) else (b, a)
     low = np.searchsorted(many[1], few[0], side="right")
     count = np.searchsorted(many[0], few[1], side="left") - low
@@ -111,6 +131,11 @@ def intersect(a: Intervals, b: Intervals) -> Intervals:
 
 def subtract(a: Intervals, b: Intervals) -> Intervals:
     """What merged set ``a`` has and merged set ``b`` has not, as a merged set."""
+    b = _near(b, a)
+    if len(b[0]) > len(a[0]):
+        b = intersect(b, a)
+    if not len(b[0]):
+        return a
     limits = np.iinfo(np.int64)
     return intersect(a, (np.append(limits.min, b[1]), np.append(b[0], limits.max)))
 

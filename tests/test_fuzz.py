@@ -131,9 +131,9 @@ def forgetful_walk(*args: Any) -> Any:
     return tree, Preserved(preserved.page_shift, {})
 
 
-def ownerless(*args: Any) -> Any:
+def unaccounted(*args: Any) -> Any:
     handover = inspect_opened(*args)
-    return replace(handover, ownership=replace(handover.ownership, owned=intervals.empty()))
+    return replace(handover, ownership=replace(handover.ownership, preserved=intervals.empty()))
 
 
 def coloured(*args: Any, **options: Any) -> None:
@@ -147,7 +147,7 @@ def escaping(item: Item) -> Path:
 LIES: list[tuple[str, str, Callable[..., Any], bytes]] = [
     ("elf", "kho_inspect.memory.mapped.MappedMemory.presence", lying_presence, b""),
     ("tree", "tests.fuzz.entries.walk_radix", forgetful_walk, b""),
-    ("blobs", "tests.fuzz.entries.inspect_opened", ownerless, b""),
+    ("blobs", "tests.fuzz.entries.inspect_opened", unaccounted, b""),
     ("command", "kho_inspect.render.first_screen.print_first_screen", coloured, b""),
     ("command", "kho_inspect.recover.extract.file_name", escaping, b"\x07\0\0\0\0\x07"),
 ]

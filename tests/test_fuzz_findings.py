@@ -49,7 +49,10 @@ def test_no_claim_reaches_beyond_64_bits_whatever_the_page_size(shift: int) -> N
     assert int(claims.ends.max()) == 1 << (64 - shift)
 
 
-def test_thousands_of_findings_do_not_keep_the_terminal_busy_for_minutes(tmp_path: Path) -> None:
+def test_thousands_of_findings_do_not_keep_the_terminal_busy_for_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     image = Image()
     again = [write.File(1, compatible=b"x", data=0), write.File(1, compatible=b"x", data=0)]
     write.luo_v5(image, [write.Session(b"same", again) for _ in range(300)])
@@ -65,7 +68,10 @@ def test_thousands_of_findings_do_not_keep_the_terminal_busy_for_minutes(tmp_pat
     assert len(result.stdout.splitlines()) < 100
 
 
-def test_a_page_with_thousands_of_owners_is_not_a_screen_for_each(tmp_path: Path) -> None:
+def test_a_page_with_thousands_of_owners_is_not_a_screen_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     image = Image()
     page = image.alloc()
     image.preserve(page, 0)
@@ -104,7 +110,7 @@ def test_a_damaged_page_of_a_kdump_costs_extract_that_page_only(tmp_path: Path) 
     dump, dtb, _ = kdump_with_a_damaged_page(tmp_path)
     out = tmp_path / "out"
     result = in_process("extract", dump, dtb, "LUO", "-o", out)
-    assert (result.status, result.stderr) == (1, "")
+    assert (result.status, "content is lacking" in result.stderr) == (1, True)
     (item,) = json.loads((out / "manifest.json").read_text())["items"]
     assert item["gaps"] == [{"start": PAGE, "end": 2 * PAGE, "why": "not stored"}]
     want = bytearray(write.pattern(4 * PAGE, 1))

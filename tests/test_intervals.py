@@ -125,8 +125,27 @@ def test_one_interval_may_meet_many_and_many_one() -> None:
         assert members(intervals.intersect(one, two)) == members(one) & members(two)
         assert members(intervals.subtract(one, two)) == members(one) - members(two)
     whole = intervals.from_pairs([(0, 200)])
-    assert intervals.intersect(many, whole) is many
-    assert intervals.subtract(many, intervals.from_pairs([(500, 600)])) is many
+    for same in (
+        intervals.intersect(many, whole),
+        intervals.intersect(whole, many),
+        intervals.subtract(many, intervals.from_pairs([(500, 600)])),
+    ):
+        assert members(same) == members(many)
+        assert all(map(np.shares_memory, same, many)), "copied"
+
+
+@given(pairs, st.integers(1, 9))
+def test_batches_are_the_whole_set_in_order(found: list[tuple[int, int]], size: int) -> None:
+    starts, ends = intervals.merge(*intervals.from_pairs(found))
+    batches = [*intervals.batches((starts, ends), size)]
+    assert [at for low, _ in batches for at in low.tolist()] == starts.tolist()
+    assert [at for _, high in batches for at in high.tolist()] == ends.tolist()
+    assert all(len(low) <= size for low, _ in batches)
+
+
+def test_a_total_is_right_where_the_sums_of_both_bounds_are_too_large() -> None:
+    starts = np.arange(1 << 13, dtype=np.int64) * 4 + (1 << 52)
+    assert intervals.total((starts, starts + 3)) == 3 << 13
 
 
 @settings(max_examples=200)

@@ -155,21 +155,30 @@ class Hidden(NamedTuple):
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ownership:
     """Preserved memory against the claims on it; merged intervals of page frames."""
 
     page_shift: int
     shares: tuple[Share, ...]
     """By owner, in the order of their first claim."""
-    owned: Intervals
-    """Preserved and claimed."""
-    unclaimed: Intervals
-    """Preserved, claimed by nothing that was decoded: ``Handover.unclaimed`` says what that is."""
+    preserved: Intervals
+    claimed: Intervals
+    """With the whole of each preserved block that a claim has a part of."""
     dangling: Intervals
     """Claimed but not preserved: will be overwritten."""
     shared: Intervals
     """Claimed by more than one owner."""
+
+    @cached_property
+    def owned(self) -> Intervals:
+        """Preserved and claimed."""
+        return intervals.intersect(self.preserved, self.claimed)
+
+    @cached_property
+    def unclaimed(self) -> Intervals:
+        """Preserved, claimed by nothing decoded: ``Handover.unclaimed`` says what that is."""
+        return intervals.subtract(self.preserved, self.claimed)
 
     def size(self, pages: Intervals) -> int:
         """Bytes in a set of page frame intervals."""

@@ -43,10 +43,7 @@ class Preserved:
     @cached_property
     def orders(self) -> dict[int, int]:
         """Number of blocks per order, orders without blocks left out."""
-        return {
-            order: int((ends - starts).sum()) >> order
-            for order, (starts, ends) in sorted(self.runs.items())
-        }
+        return {order: intervals.total(runs) >> order for order, runs in sorted(self.runs.items())}
 
     @cached_property
     def blocks(self) -> int:
@@ -75,21 +72,19 @@ class Preserved:
     @cached_property
     def _runs_by_start(self) -> tuple[I64, I64, NDArray[np.int8]]:
         """The runs of all orders by address, and their orders."""
-        none = np.empty(0, dtype=np.int64)
-        starts = np.concatenate([none, *(starts for starts, _ in self.runs.values())])
-        ends = np.concatenate([none, *(ends for _, ends in self.runs.values())])
         counts = [len(starts) for starts, _ in self.runs.values()]
         orders = np.repeat(np.array(list(self.runs), dtype=np.int8), counts)
         if len(self.runs) < 2:
-            return starts, ends, orders
+            return *self.merged, orders
+        starts = np.concatenate([starts for starts, _ in self.runs.values()])
+        ends = np.concatenate([ends for _, ends in self.runs.values()])
         by_start = np.argsort(starts, kind="stable")
         return starts[by_start], ends[by_start], orders[by_start]
 
     @cached_property
     def overlapping(self) -> bool:
         """Whether blocks of different orders lie over each other: a fault in itself."""
-        starts, ends, _ = self._runs_by_start
-        return bool((starts[1:] < ends[:-1]).any())
+        return len(self.runs) > 1 and intervals.total(self.merged) < self.bytes >> self.page_shift
 
     @cached_property
     def _order_of_page(self) -> NDArray[np.int8] | None:

@@ -30,8 +30,8 @@ def account(preserved: Preserved, claims: Claims) -> Ownership:
     return Ownership(
         preserved.page_shift,
         shares=tuple(_shares(preserved, dangling, claims, (starts, ends, owner))),
-        owned=intervals.intersect(preserved.merged, grown),
-        unclaimed=intervals.subtract(preserved.merged, grown),
+        preserved=preserved.merged,
+        claimed=grown,
         dangling=dangling,
         shared=intervals.empty() if alone else intervals.overlaps(starts, ends),
     )

@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -80,6 +79,8 @@ def parse_expectations(text: str, file: str) -> list[Expectation]:
 
     Raises ExpectationError with file and line.
     """
+    import tomllib  # few checks have such a file
+
     found: list[Expectation] = []
     where = file
     try:

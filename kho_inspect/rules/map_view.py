@@ -81,6 +81,8 @@ class MapView:
     def overlaps(self) -> intervals.Intervals:
         """What several preserved blocks share."""
         below, shared = intervals.empty(), []
+        if not self.preserved.overlapping:
+            return below
         for run in sorted(self.preserved.runs.values(), key=lambda run: len(run[0])):
             shared.append(intervals.intersect(below, run))
             below = intervals.union([below, run])
@@ -130,5 +132,7 @@ class MapView:
         nodes = intervals.intersect(self.node_pfns, self.preserved.merged)
         if wrong >= MANY_BAD and intervals.total(nodes) >= MANY_BAD // 2:
             return True
-        unclaimed, dangling = len(ownership.unclaimed[0]), len(ownership.dangling[0])
-        return dangling > 0 and unclaimed >= MANY_RUNS and 4 * unclaimed >= 3 * runs
+        if not len(ownership.dangling[0]):
+            return False
+        unclaimed = len(ownership.unclaimed[0])
+        return unclaimed >= MANY_RUNS and 4 * unclaimed >= 3 * runs

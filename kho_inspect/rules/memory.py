@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 from kho_inspect import intervals
 from kho_inspect.model.handover import Scratch
@@ -41,7 +41,7 @@ MAX_LISTED = 8
 
 def _ranges(
     case: Case,
-    pages: intervals.Intervals,
+    batches: Iterable[intervals.Intervals],
     words: str,
     severity: Severity | None = None,
     cause: Hashable = None,
@@ -49,17 +49,21 @@ def _ranges(
     """A place per range, up to a point."""
     shift = case.handover.geometry.shift
     most = MAX_LISTED if cause is None else MAX_PLACES - 1
-    for extent in itertools.islice(intervals.extents(pages, shift), most):
+    listed: list[Extent] = []
+    count = pages = 0
+    for batch in batches:
+        listed += itertools.islice(intervals.extents(batch, shift), most + 1 - len(listed))
+        count, pages = count + len(batch[0]), pages + intervals.total(batch)
+    for extent in listed[:most]:
         blocks = case.handover.preserved.blocks_at(extent.start)
         order = f" (block of order {blocks[0].order})" if blocks else ""
         message = f"{human_size(extent.size)} at {extent}{order} {words}"
         yield Observation(message, extent.start, severity=severity, cause=cause)
-    starts, ends = pages[0][most:], pages[1][most:]
-    if len(starts):
-        size = human_size(intervals.total((starts, ends)) << shift)
-        message = f"{size} in {len(starts):,} more ranges {words}"
-        paddr = int(starts[0]) << shift
-        yield Observation(message, paddr, severity=severity, cause=cause, count=len(starts))
+    if more := count - most if len(listed) > most else 0:
+        size = human_size((pages << shift) - sum(extent.size for extent in listed[:most]))
+        message = f"{size} in {more:,} more ranges {words}"
+        paddr = listed[most].start
+        yield Observation(message, paddr, severity=severity, cause=cause, count=more)
 
 
 @tree_rule(
@@ -83,7 +87,7 @@ def block_outside_ram(case: Case) -> Iterator[Observation]:
     words = "is preserved, but lies outside the memory of the dump"
     for part, severity in ((bad, FATAL), (~bad, WARNING)):
         pages = outside[0][part], outside[1][part]
-        yield from _ranges(case, pages, words, severity, cause="outside RAM")
+        yield from _ranges(case, [pages], words, severity, cause="outside RAM")
 
 
 @tree_rule("KHO302", ERROR, "a stray bit, or two users of one page: see addr for both blocks")
@@ -125,7 +129,7 @@ def block_in_scratch(case: Case) -> Iterator[Observation]:
     for area in case.scratch.areas:
         shared = intervals.intersect(case.map.preserved.merged, case.map.pages([area]))
         words = f"is preserved, but lies in scratch area {area}"
-        yield from _ranges(case, shared, words, cause=area)
+        yield from _ranges(case, [shared], words, cause=area)
 
 
 @CATALOGUE.rule("KHO304", FATAL, _NO_TABLE, Need.SCRATCH)
@@ -220,11 +224,14 @@ def orphans(case: Case) -> Iterator[Observation]:
     nothing else).
     """
     # A stray block in the wrong place is reported as that by its own rule.
-    misplaced = [case.map.node_pfns, case.map.doubtful]
+    known = [case.claims.ownership.claimed, case.map.node_pfns, case.map.doubtful]
     if case.handover.scratch is not None and case.scratch_trouble is None:
-        misplaced.append(case.map.pages(case.scratch.areas))
-    pages = intervals.intersect(case.claims.ownership.unclaimed, case.map.ram)
-    pages = intervals.subtract(pages, intervals.union(misplaced))
+        known.append(case.map.pages(case.scratch.areas))
+    elsewhere, ram = intervals.union(known), case.map.ram
+    pages = (
+        intervals.subtract(intervals.intersect(batch, ram), elsewhere)
+        for batch in intervals.batches(case.map.preserved.merged)
+    )
     return _ranges(case, pages, "is preserved, but nothing points to it: an orphan")
 
 

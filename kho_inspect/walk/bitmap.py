@@ -95,10 +95,13 @@ class KeyRuns:
         orders: dict[int, Intervals] = {}
         for order in sorted(self._pieces):
             starts, ends = self._pieces.pop(order)
-            # One list at a time: with millions of runs, each is a good part of all memory.
-            first = np.concatenate(starts)
-            starts.clear()
-            orders[order] = first, np.concatenate(ends)
+            stop = sum(map(len, starts))
+            orders[order] = first, last = np.empty(stop, np.int64), np.empty(stop, np.int64)
+            # From the last one back, so that the allocator can return what each leaves free.
+            while starts:
+                at = stop - len(starts[-1])
+                first[at:stop], last[at:stop] = starts.pop(), ends.pop()
+                stop = at
         return orders
 
     def _append(self, order: int, starts: I64, ends: I64) -> None:

@@ -33,6 +33,9 @@ from kho_inspect.walk.pages import MapWalker
 BATCH_BYTES = 1 << 16
 """Node bytes that are held and searched at a time; a hundred times that in between."""
 
+FEW_RUNS = 256
+"""Runs of a leaf up to which more of them are searched at a time."""
+
 MAX_LOST = 4096
 """Unreadable subtrees whose extent is kept; with more, all memory counts as lost."""
 
@@ -126,16 +129,18 @@ class _Walker(MapWalker):
     def read_leaves(self, paddrs: NDArray[np.uint64], keys: I64) -> I64:
         """Bits set per leaf read; the runs of keys go to :attr:`runs`."""
         dtype = dtype_of(kho_radix_leaf(self.geometry))
-        batch = max(1, BATCH_BYTES // dtype.itemsize)
-        used = []
-        for at in range(0, len(paddrs), batch):
-            items = self.memory.gather(paddrs[at : at + batch], dtype)
-            runs, bits = runs_of_bits(items["bitmap"], keys[at : at + batch])
-            self.runs.add(*runs)
+        batch = few = max(1, BATCH_BYTES // dtype.itemsize)
+        used, at = [], 0
+        while at < len(paddrs) and self.runs.count <= self.limits.runs:
+            part = slice(at, at + batch)
+            items = self.memory.gather(paddrs[part], dtype)
+            (starts, ends), bits = runs_of_bits(items["bitmap"], keys[part])
+            # What comes of a batch should fit into a cache, and of most leaves little comes.
+            at, batch = part.stop, few if len(starts) > FEW_RUNS * len(bits) else 4 * few
+            self.runs.add(starts, ends)
             used.append(bits)
-            if self.runs.count > self.limits.runs:
-                self.give_up(keys[at + batch :], 0, "runs of preserved pages", "runs")
-                break
+        if self.runs.count > self.limits.runs:
+            self.give_up(keys[at:], 0, "runs of preserved pages", "runs")
         return np.concatenate(used)
 
     def give_up(self, keys: I64, level: int, what: str, option: str) -> None:

@@ -55,7 +55,7 @@ def main(dump: str, root: int, levels: int, order0_bit: int, ranges: bool) -> No
     starts, ends = runs[np.append(True, gap), 0], runs[np.append(gap, True), 1]
     if ranges:
         pairs = zip(starts.tolist(), ends.tolist(), strict=True)
-        sys.stdout.writelines(f"0x{start:012x}-0x{end:012x}\n" for start, end in pairs)
+        sys.stdout.writelines(f"0x{start:x}-0x{end:x}\n" for start, end in pairs)
     else:
         print(blocks, len(starts))
 

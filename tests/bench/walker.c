@@ -4,6 +4,7 @@
  *	cc -O3 -march=native -o walker walker.c && ./walker DUMP ROOT LEVELS ORDER0_BIT [ranges]
  *
  * Trusts the dump, checks nothing: counts blocks, merged ranges and bytes, or prints the ranges.
+ * Either way run by run: it takes the runs to hold them against RAM and owners, as check does.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -23,7 +24,7 @@ static void run(uint64_t start, uint64_t end)
 {
 	if (start != reach) {
 		if (print && ranges)
-			printf("0x%012llx-0x%012llx\n", (unsigned long long)from,
+			printf("0x%llx-0x%llx\n", (unsigned long long)from,
 			       (unsigned long long)reach);
 		ranges++;
 		from = start;
@@ -51,25 +52,18 @@ static void leaf(const uint64_t *words, uint64_t key)
 {
 	int high = 63 - __builtin_clzll(key);
 	uint64_t unit = (uint64_t)PAGE << (order0_bit - high);
-	uint64_t base = (key ^ (1ULL << high)) * unit, carry = base == reach, count = 0;
+	uint64_t base = (key ^ (1ULL << high)) * unit, count = 0;
 
 	for (int at = 0; at < PAGE / 8; at++) {
-		uint64_t word = words[at], first = (uint64_t)at * 64;
+		uint64_t word = words[at], first = base + (uint64_t)at * 64 * unit;
 
 		count += __builtin_popcountll(word);
-		if (!print) {
-			ranges += __builtin_popcountll(word & ~(word << 1 | carry));
-			carry = word >> 63;
-			if (word)
-				reach = base + (first + 64 - __builtin_clzll(word)) * unit;
-			continue;
-		}
 		while (word) {
 			int low = __builtin_ctzll(word);
 			uint64_t rest = ~(word >> low);
 			int size = rest ? __builtin_ctzll(rest) : 64;
 
-			run(base + (first + low) * unit, base + (first + low + size) * unit);
+			run(first + low * unit, first + (low + size) * unit);
 			word = low + size < 64 ? word & ~0ULL << (low + size) : 0;
 		}
 	}

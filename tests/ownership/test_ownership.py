@@ -255,6 +255,7 @@ def test_a_page_under_two_files_is_shared_and_names_both(tmp_path: Path) -> None
                 "LUO/vm-a/0x2 → folio 0, file offset 0x0",
                 "LUO/vm-b/0x1 → folio 0, file offset 0x0",
             ],
+            "more_owners": 0,
         }
     ]
     (info,) = document("addr", *files, hex(at["shared"]))["addresses"]
