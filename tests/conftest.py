@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.captures import HOME, NAMES, Capture, unpack
+
+# A shell may export it, and pytest-xdist does: it says that a pipe is a terminal of that width.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session", params=NAMES)

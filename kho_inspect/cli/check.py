@@ -66,9 +66,7 @@ def command(
 ) -> int:
     """What the next kernel would do with this handover, and whether it is whole.
 
-    Of three files and more, or of @FILE with a name on each line: one summary line an image, and
-    the worst status. A device tree belongs to the dump before it; a dump without one takes A.dtb
-    beside A.elf, or else (or with auto) it is searched for. With --json an array of documents.
+    DUMP DTB DUMP DTB …, or @FILE with a name on each line: one line an image.
     """
     from kho_inspect.cli.many import check_all, images_of
     from kho_inspect.inspection import examine

@@ -51,7 +51,7 @@ ROOT = BEGIN + u32s(0)
 
 def test_every_budget_has_its_option() -> None:
     shown = in_process("show", "--help").stdout
-    assert [f"--max-{budget.name} N" in shown for budget in fields(Limits)] == [True] * 5
+    assert [f"--max-{budget.name} N" in shown for budget in fields(Limits)] == [True] * 6
 
 
 @pytest.mark.parametrize("limit", ["100", "0x64"])
@@ -160,6 +160,8 @@ def arguments(place: str, path: Path, folder: Path) -> list[str]:
 def test_a_special_file_is_refused_unopened(
     kind: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if kind == "fifo" and place not in ("DUMP", "kcore"):
+        pytest.skip("what is read from its beginning to its end may be a pipe")
     path = special(kind, tmp_path, monkeypatch)
     args, real = arguments(place, path, tmp_path), os.open
     # Opening alone may block, rewind a tape, or take hold of a terminal.
@@ -256,8 +258,7 @@ def test_a_path_or_argument_reaches_no_terminal_as_it_is(
         command, *files, *(given.get(arg, arg) for arg in more), *needed.get(command, [])
     )
     assert result.stdout or result.stderr
-    tabs = command in ("files", "find")
-    assert_plain(result.stdout.replace("\t", " ") if tabs else result.stdout)
+    assert_plain(result.stdout.replace("\t", " "))  # between fields
     assert_plain(result.stderr)
     if "--json" in args or "sarif" in args:
         json.loads(result.stdout)
