@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from kho_inspect.abi import ABIS
 from kho_inspect.carve.scan import HEAD, AnchorKind, are_memfds, are_sessions, end_of, padded
 from kho_inspect.carve.verify import Verified, verify
-from kho_inspect.decoders.context import Context, FileEntry
+from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.luo import session_of
 from kho_inspect.decoders.memfd import LAYOUTS, Memfd
 from kho_inspect.decoders.registry import FILE_DECODERS
@@ -28,7 +27,7 @@ from kho_inspect.layouts.block import kho_block_header
 from kho_inspect.layouts.views import Layout, dtype_of, parse_record
 from kho_inspect.limits import Limits
 from kho_inspect.memory import PhysicalMemory
-from kho_inspect.model.contents import FileContent
+from kho_inspect.model.contents import FileContent, FileEntry
 from kho_inspect.model.faults import Fault, FaultKind
 from kho_inspect.model.identity import ClaimKind
 from kho_inspect.model.luo import LUO, LuoFile, LuoSession
@@ -218,7 +217,8 @@ class Files:
         good = are_sessions(records, self.end) & (records["files"] > 0)
         if not vouched:
             good[good] = self._counts_agree(chained, records[good])
-        for entry in records[good]:
+        for number in np.flatnonzero(good).tolist():
+            entry = records[number]
             files = self._list(chained, int(entry["files"]))[: int(entry["count"])]
             if not (vouched or self._beginning(files)):
                 self.rejected["session: no file of its list begins as one"] += 1
@@ -226,7 +226,7 @@ class Files:
             if not self.afford():
                 return
             with self.decoding() as context:
-                session = session_of(context, parse_record(record, entry.tobytes()), chained)
+                session = session_of(context, records[number : number + 1], chained)
             doubts = self._judge(session, context.faults.result(), vouched)
             if doubts is not None:
                 yield session, doubts
@@ -247,7 +247,8 @@ class Files:
         ours = sum(int((records["compatible"] == _name(handler)).sum()) for handler in LAYOUTS)
         if not begins or 2 * begins < ours or not self.afford():
             return None
-        entry = SimpleNamespace(name=b"", files=paddr, count=len(records))
+        fields = [(b"", paddr, len(records))]
+        entry = np.array(fields, dtype_of(layout.luo_session_ser))
         with self.decoding() as context:
             session = session_of(context, entry, chained)
         doubts = self._judge(session, context.faults.result(), vouched=chained)

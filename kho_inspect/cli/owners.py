@@ -33,10 +33,9 @@ def command(
 
     handover = given.inspect()
     if selectors:
-        shares = handover.ownership.shares
-        chosen = select_owners((share.owner for share in shares), selectors)
-        shares = tuple(share for share in shares if share.owner in chosen)
-        handover = replace(handover, ownership=replace(handover.ownership, shares=shares))
+        account = handover.ownership
+        chosen = select_owners((share.owner for share in account.shares), selectors)
+        handover = replace(handover, ownership=account.only(chosen))
     if given.json:
         from kho_inspect.render.json import owners_document
 

@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect.geometry import PageGeometry
+from kho_inspect.intervals import I64
 from kho_inspect.layouts.views import Layout, parse_record
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.memory import PhysicalMemory
-from kho_inspect.model.contents import FileContent, VmallocArea
+from kho_inspect.model.contents import FileContent, FileEntry, VmallocArea, VmallocAreas
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.features import Features
@@ -25,7 +26,7 @@ from kho_inspect.model.preserved import Preserved
 from kho_inspect.ownership.claims import ClaimLog
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.faults import FaultLog
-from kho_inspect.walk.vmalloc import pages_of, read_area, walk_vmalloc
+from kho_inspect.walk.vmalloc import pages_of, read_area, read_areas, walk_vmalloc
 
 
 @dataclass
@@ -53,25 +54,36 @@ class Context:
         """Pages that vmalloc lists may still name: all together, no more than the machine has."""
 
     def features(
-        self, header: Any, names: tuple[str, ...], paddr: PhysAddr, path: Path
+        self,
+        header: Any,
+        names: tuple[str, ...],
+        paddr: PhysAddr,
+        path: Path,
+        faults: FaultLog | None = None,
     ) -> Features:
         """A feature header; bits that its writer cannot have set are a fault."""
         found = Features(names, header.supp, header.req, header.active)
         stray = (found.required | found.active) & ~found.supported
         if stray:
             words = f"features {found.words(stray)} are required or active, but not supported"
-            self.faults.add(FaultKind.FEATURES, words, paddr=paddr, path=path)
+            (faults or self.faults).add(FaultKind.FEATURES, words, paddr=paddr, path=path)
         return found
 
     def inactive(
-        self, features: Features | None, name: str, held: int, paddr: PhysAddr, path: Path
+        self,
+        features: Features | None,
+        name: str,
+        held: int,
+        paddr: PhysAddr,
+        path: Path,
+        faults: FaultLog | None = None,
     ) -> bool:
         """Whether a feature is not active; its field that is ``held`` all the same is a fault."""
         if features is None or features.has(name):
             return False
         if held:
             words = f"feature {name} is not active, but its field is {held:#x}"
-            self.faults.add(FaultKind.FEATURES, words, paddr=paddr, path=path)
+            (faults or self.faults).add(FaultKind.FEATURES, words, paddr=paddr, path=path)
         return True
 
     def read_struct(
@@ -106,6 +118,16 @@ class Context:
         self.table_bytes_left -= len(held)
         return np.frombuffer(held, dtype, len(held) // dtype.itemsize)
 
+    def read_tables(
+        self, areas: VmallocAreas, dtype: np.dtype[Any], counts: Sequence[int]
+    ) -> tuple[NDArray[Any], I64]:
+        """The same of many areas, one behind the other, and how many each gives."""
+        found, held = read_areas(
+            self.memory, self.geometry, areas, dtype, counts, self.table_bytes_left
+        )
+        self.table_bytes_left -= found.nbytes
+        return found, held
+
     def vmalloc(
         self,
         descriptor: SimpleNamespace,
@@ -128,15 +150,6 @@ class Context:
             pfns = (area.phys >> self.geometry.shift).astype("int64")
             self.claims.add_many(owner, page_kind, pfns, 1 << area.order)
         return area
-
-
-class FileEntry(NamedTuple):
-    """One file of a list, as its handler gets it."""
-
-    data: PhysAddr
-    """What the handler wrote: as a rule the address of a descriptor."""
-    owner: Owner
-    path: Path
 
 
 FileDecoder = Callable[[Context, Sequence[FileEntry]], Sequence[FileContent | None]]

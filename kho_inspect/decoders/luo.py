@@ -6,10 +6,12 @@ points to chains of kho_blocks. Sessions are written at reboot only: none before
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from itertools import islice
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect.abi import (
     LUO_BY_COMPATIBLE,
@@ -19,23 +21,21 @@ from kho_inspect.abi import (
     is_unknown,
     split_composite,
 )
-from kho_inspect.decoders.context import Context, FileEntry
+from kho_inspect.decoders.context import Context
 from kho_inspect.layouts import luo as layout
 from kho_inspect.layouts.features import luo_feature_hdr
-from kho_inspect.layouts.views import Layout, parse_record
+from kho_inspect.layouts.views import Layout, dtype_of, parse_record
 from kho_inspect.limits import exceeded
 from kho_inspect.memory import Presence
-from kho_inspect.model.contents import FileContent
+from kho_inspect.model.contents import FileEntry
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import FdtNode, text_of
 from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import ClaimKind, Message, Owner, Path, Step, StepKind
-from kho_inspect.model.luo import LUO, Luo, LuoFile, LuoFlb, LuoSession
+from kho_inspect.model.luo import LUO, Handler, Luo, LuoFiles, LuoFlb, LuoSession
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.block import walk_blocks
 from kho_inspect.walk.pages import Target
-
-T = TypeVar("T")
 
 _ARRAY = Target("LUO array", FaultKind.LUO_ARRAY_MISSING, FaultKind.LUO_ARRAY_NOT_STORED)
 
@@ -47,7 +47,7 @@ def decode_fdt(context: Context, blob: Blob, kind: str) -> Luo:
     number = _u64(context, blob.fdt, "liveupdate-number", path)
     sessions_pa = _pointer(context, blob, "luo-session", "luo-session-v2")
     flbs_pa = _pointer(context, blob, "luo-flb", "luo-flb-v1")
-    sessions: tuple[LuoSession, ...] = ()
+    entries = np.empty(0, dtype_of(layout.luo_session_ser))
     if sessions_pa:
         size = layout.LUO_SESSION_PGCNT << context.geometry.shift
         context.claims.add(LUO, ClaimKind.SESSION_ARRAY, sessions_pa, size)
@@ -59,7 +59,7 @@ def decode_fdt(context: Context, blob: Blob, kind: str) -> Luo:
             size,
             (*path, Step(StepKind.SESSIONS)),
         )
-        sessions = _sessions(context, entries, _files_of_array, path)
+    sessions, files = _sessions(context, entries, _files_of_array, path)
     return Luo(
         compatible=kind,
         abi=LUO_BY_COMPATIBLE[kind],
@@ -68,6 +68,7 @@ def decode_fdt(context: Context, blob: Blob, kind: str) -> Luo:
         sessions_pa=sessions_pa,
         flbs_pa=flbs_pa,
         sessions=sessions,
+        files=files,
         flbs=_flbs(context, flbs_pa, path),
     )
 
@@ -103,7 +104,7 @@ def _decode_struct(
             strict=True,
         )
     )
-    entries: list[Any] = []
+    entries = np.empty(0, dtype_of(layout.luo_session_ser))
     if abi.reads_blocks:
         entries = _read_chain(
             context,
@@ -113,6 +114,7 @@ def _decode_struct(
             ClaimKind.SESSION_BLOCK,
             (*path, Step(StepKind.SESSIONS)),
         )
+    sessions, files = _sessions(context, entries, _files_of_chain, path)
     return Luo(
         compatible=compatible,
         abi=abi,
@@ -120,14 +122,16 @@ def _decode_struct(
         liveupdate_num=number,
         sessions_pa=sessions_pa or 0,
         flbs_pa=flbs_pa or 0,
-        sessions=_sessions(context, entries, _files_of_chain, path),
+        sessions=sessions,
+        files=files,
         flbs=_flbs(context, flbs_pa or 0, path),
     )
 
 
-def session_of(context: Context, entry: Any, chained: bool) -> LuoSession:
+def session_of(context: Context, entry: NDArray[Any], chained: bool) -> LuoSession:
     """The session of one ``luo_session_ser``; its files are ``chained`` blocks or an array."""
-    return _sessions(context, [entry], _files_of_chain if chained else _files_of_array, ())[0]
+    list_files = _files_of_chain if chained else _files_of_array
+    return _sessions(context, entry, list_files, ())[0][0]
 
 
 def _pointer(context: Context, blob: Blob, child: str, compatible: str) -> PhysAddr:
@@ -151,22 +155,26 @@ def _u64(context: Context, node: FdtNode, name: str, path: Path) -> int | None:
     return next(context.read_integers(node, name, size=8, kind=kind, what="LUO", path=path))
 
 
-_ListFiles: TypeAlias = Callable[[Context, Any, Owner, Path], list[Any]]
-"""``(context, luo_session_ser, owner, path)`` → the session's ``luo_file_ser``."""
+_ListFiles: TypeAlias = Callable[[Context, PhysAddr, int, Owner, Path], NDArray[Any]]
+"""``(context, files, count, owner, path)`` of a session → its ``luo_file_ser``."""
 
 
-def _files_of_array(context: Context, session: Any, owner: Owner, path: Path) -> list[Any]:
+def _files_of_array(
+    context: Context, files: PhysAddr, count: int, owner: Owner, path: Path
+) -> NDArray[Any]:
     size = layout.LUO_FILE_PGCNT << context.geometry.shift
-    context.claims.add(owner, ClaimKind.FILE_ARRAY, session.files, size)
-    return _read_entries(context, session.files, session.count, layout.luo_file_ser, size, path)
+    context.claims.add(owner, ClaimKind.FILE_ARRAY, files, size)
+    return _read_entries(context, files, count, layout.luo_file_ser, size, path)
 
 
-def _files_of_chain(context: Context, session: Any, owner: Owner, path: Path) -> list[Any]:
+def _files_of_chain(
+    context: Context, files: PhysAddr, count: int, owner: Owner, path: Path
+) -> NDArray[Any]:
     kind = ClaimKind.FILE_BLOCK
-    return _read_chain(context, session.files, layout.luo_file_ser, owner, kind, path)
+    return _read_chain(context, files, layout.luo_file_ser, owner, kind, path)
 
 
-def _afford(context: Context, entries: Sequence[T], path: Path) -> Sequence[T]:
+def _afford(context: Context, entries: NDArray[Any], path: Path) -> NDArray[Any]:
     """As many entries of a list as the budget has room for; more are a fault."""
     if len(entries) > context.entries_left:
         message = exceeded("LUO sessions, files and FLBs", "files", context.limits.files)
@@ -178,31 +186,31 @@ def _afford(context: Context, entries: Sequence[T], path: Path) -> Sequence[T]:
 
 def _read_chain(
     context: Context, first: PhysAddr, entry: Layout, owner: Owner, kind: ClaimKind, path: Path
-) -> list[Any]:
+) -> NDArray[Any]:
     geometry, limit = context.geometry, context.entries_left + 1
     blocks, entries = walk_blocks(
         context.memory, geometry, first, entry, path=path, faults=context.faults, limit=limit
     )
     for block in blocks:
         context.claims.add(owner, kind, block, geometry.page_size)
-    return [parse_record(entry, data) for data in _afford(context, entries, path)]
+    return _afford(context, entries, path)
 
 
 def _read_array(
     context: Context, paddr: PhysAddr, header: Layout, entry: Layout, size: int, path: Path
-) -> list[Any]:
+) -> NDArray[Any]:
     """Entries behind a header with a ``count``, in an area of ``size`` bytes."""
     start = header.sizeof()
     raw = _ARRAY.read(context.memory, paddr, start, path, context.faults)
     if raw is None:
-        return []
+        return np.empty(0, dtype_of(entry))
     count = parse_record(header, raw).count
     return _read_entries(context, paddr + start, count, entry, size - start, path)
 
 
 def _read_entries(
     context: Context, paddr: PhysAddr, count: int, entry: Layout, room: int, path: Path
-) -> list[Any]:
+) -> NDArray[Any]:
     step = entry.sizeof()
     capacity = max(room, 0) // step
     if count > capacity:
@@ -212,7 +220,7 @@ def _read_entries(
             paddr=paddr,
             path=path,
         )
-        return []
+        return np.empty(0, dtype_of(entry))
     if count < capacity and _is_record(context, paddr + count * step):
         words = (
             f"count is {count:,}, one more entry stands behind them at {paddr + count * step:#x}"
@@ -220,10 +228,7 @@ def _read_entries(
         context.faults.add(FaultKind.RECORD_UNCOUNTED, words, paddr=paddr, path=path)
     size = count * step
     data = _ARRAY.read(context.memory, paddr, size, path, context.faults) if size else None
-    if data is None:
-        return []
-    offsets = _afford(context, range(0, len(data), step), path)
-    return [parse_record(entry, data[at : at + step]) for at in offsets]
+    return _afford(context, np.frombuffer(data or b"", dtype_of(entry)), path)
 
 
 def _is_record(context: Context, paddr: PhysAddr) -> bool:
@@ -234,63 +239,75 @@ def _is_record(context: Context, paddr: PhysAddr) -> bool:
 
 
 def _sessions(
-    context: Context, entries: Iterable[Any], list_files: _ListFiles, path: Path
-) -> tuple[LuoSession, ...]:
+    context: Context, entries: NDArray[Any], list_files: _ListFiles, path: Path
+) -> tuple[tuple[LuoSession, ...], LuoFiles]:
     """All sessions; the files of all of them are decoded together, handler by handler."""
-    listed: list[tuple[Any, Owner, Path, int]] = []
-    files: list[tuple[Any, FileEntry]] = []
-    wanted: dict[str, list[int]] = {}
-    for number, entry in enumerate(entries):
+    listed: list[tuple[bytes, PhysAddr, int, Owner, Path, int]] = []
+    files = _Files(context)
+    for number, (raw_name, files_pa, count) in enumerate(entries.tolist()):
         here = (*path, Step(StepKind.SESSION, number))
-        owner = LUO.of(_c_string(entry.name))
-        held: list[Any] = []
-        if entry.files and _is_first(context, entry.files, owner, here, "file list"):
-            held = list_files(context, entry, owner, here)
-        listed.append((entry, owner, here, len(held)))
-        for at, file in enumerate(held):
-            named = FileEntry(file.data, owner.of(file.token), (*here, Step(StepKind.FILE, at)))
-            handler, _ = _handler(context, _c_string(file.compatible))
-            if handler is not None and _is_first(context, *named, "descriptor"):
-                wanted.setdefault(handler, []).append(len(files))
-                context.claims.add_owner(named.owner)
-            files.append((file, named))
-    decoded = _decode_files(context, files, wanted)
-    return tuple(
-        LuoSession(
-            name=_c_string(entry.name),
-            raw_name=entry.name,
-            files_pa=entry.files,
-            count=entry.count,
-            files=tuple(islice(decoded, count)),
-            owner=owner,
-            path=here,
-        )
-        for entry, owner, here, count in listed
-    )
+        owner = LUO.of(_c_string(raw_name))
+        stored = context.memory.presence(files_pa) is Presence.STORED
+        if files_pa and _is_first(context, files_pa, owner, here, "file list", stored):
+            files.add(list_files(context, files_pa, count, owner, here), owner, here)
+        listed.append((raw_name, files_pa, count, owner, here, len(files.entries)))
+    found, at = files.result(), 0
+    sessions = []
+    for raw_name, files_pa, count, owner, here, end in listed:
+        name, held = _c_string(raw_name), found[at:end]
+        sessions.append(LuoSession(name, raw_name, files_pa, count, held, owner, here))
+        at = end
+    return tuple(sessions), found
 
 
-def _decode_files(
-    context: Context, files: list[tuple[Any, FileEntry]], wanted: dict[str, list[int]]
-) -> Iterator[LuoFile]:
-    """Every file in the given order; ``wanted``: handler → its files, as indices of ``files``."""
-    contents: list[FileContent | None] = [None] * len(files)
-    for handler, numbers in wanted.items():
-        entries = [files[number][1] for number in numbers]
-        decoded = context.file_decoders[handler](context, entries)
-        for number, content in zip(numbers, decoded, strict=True):
-            contents[number] = content
-    for (file, named), content in zip(files, contents, strict=True):
-        compatible = _c_string(file.compatible)
-        decoder, unknown = _handler(context, compatible)
-        yield LuoFile(
-            compatible=compatible,
-            data=file.data,
-            token=file.token,
-            content=content,
-            known=decoder is not None,
-            unknown=unknown,
-            owner=named.owner,
-            path=named.path,
+class _Files:
+    """The files of all sessions in columns, as they are found."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.entries: list[FileEntry] = []
+        self.tokens: list[int] = []
+        self.handlers: dict[bytes, tuple[int, Handler]] = {}
+        self.handler: list[int] = []
+        self.wanted: dict[str, list[int]] = {}
+        """Decoder → the files that it is to read."""
+
+    def add(self, records: NDArray[Any], owner: Owner, path: Path) -> None:
+        """The files of one session."""
+        context, owners = self.context, []
+        stored = context.memory.stored_mask(records["data"], 1).tolist()
+        for at, (compatible, data, token) in enumerate(records.tolist()):
+            entry = FileEntry(data, owner.of(token), (*path, Step(StepKind.FILE, at)))
+            number, handler = self.handlers.get(compatible) or self._enter(compatible)
+            if handler.decoder is not None and _is_first(context, *entry, "descriptor", stored[at]):
+                self.wanted.setdefault(handler.decoder, []).append(len(self.entries))
+                owners.append(entry.owner)
+            self.entries.append(entry)
+            self.tokens.append(token)
+            self.handler.append(number)
+        context.claims.add_owners(owners)
+
+    def _enter(self, compatible: bytes) -> tuple[int, Handler]:
+        name = _c_string(compatible)
+        found = len(self.handlers), Handler(name, *_handler(self.context, name))
+        return self.handlers.setdefault(compatible, found)
+
+    def result(self) -> LuoFiles:
+        """All of them, decoded."""
+        rows = np.full(len(self.entries), -1, dtype=np.int64)
+        contents = {}
+        for decoder, numbers in self.wanted.items():
+            entries = [self.entries[number] for number in numbers]
+            contents[decoder] = self.context.file_decoders[decoder](self.context, entries)
+            rows[numbers] = np.arange(len(numbers))
+        return LuoFiles(
+            entries=self.entries,
+            tokens=self.tokens,
+            handlers=[handler for _, handler in self.handlers.values()],
+            handler=np.array(self.handler, dtype=np.int64),
+            contents=contents,
+            rows=rows,
+            numbers=range(len(self.entries)),
         )
 
 
@@ -302,12 +319,14 @@ def _handler(context: Context, compatible: str) -> tuple[str | None, tuple[str, 
     return (None if is_unknown("vmalloc", unknown) else base), unknown
 
 
-def _is_first(context: Context, paddr: PhysAddr, owner: Owner, path: Path, what: str) -> bool:
+def _is_first(
+    context: Context, paddr: PhysAddr, owner: Owner, path: Path, what: str, stored: bool
+) -> bool:
     """Whether this pointer was not followed before; a list with two owners is a fault.
 
     A copy of an entry, with its owner's very name, is a finding of the rules.
     """
-    if context.memory.presence(paddr) is not Presence.STORED:
+    if not stored:
         return True  # leads nowhere, which is a fault when it is followed
     first, where = context.followed.setdefault(paddr, (owner, path))
     if where != path and first != owner:
@@ -340,13 +359,13 @@ def _flbs(context: Context, paddr: PhysAddr, path: Path) -> tuple[LuoFlb, ...]:
     entries = _read_array(context, paddr, header, layout.luo_flb_ser, size, here)
     return tuple(
         LuoFlb(
-            name=_c_string(flb.name),
-            raw_name=flb.name,
-            data=flb.data,
-            count=flb.count,
+            name=_c_string(raw_name),
+            raw_name=raw_name,
+            data=data,
+            count=count,
             path=(*path, Step(StepKind.FLB, number)),
         )
-        for number, flb in enumerate(entries)
+        for number, (raw_name, data, count) in enumerate(entries.tolist())
     )
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kho_inspect.decoders.context import Context, FileDecoder, FileEntry
+from kho_inspect.decoders.context import Context, FileDecoder
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.intervals import I64
+from kho_inspect.layouts.features import luo_feature_hdr
 from kho_inspect.layouts.memfd import (
     FOLIO_FLAGS,
     FOLIO_PFN_BITS,
@@ -23,14 +24,25 @@ from kho_inspect.layouts.memfd import (
     memfd_luo_ser_features,
     memfd_luo_ser_v1,
 )
-from kho_inspect.layouts.views import dtype_of, parse_record
-from kho_inspect.layouts.vmalloc import kho_vmalloc
-from kho_inspect.model.contents import Columns, Document, FileContent, Pieces, VmallocArea
+from kho_inspect.layouts.views import Layout, dtype_of, parse_record
+from kho_inspect.model.claims import CODES
+from kho_inspect.model.contents import (
+    Columns,
+    Document,
+    FileContent,
+    FileContents,
+    FileEntry,
+    Pieces,
+    VmallocArea,
+    VmallocAreas,
+)
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.features import Features
 from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind
 from kho_inspect.units import PhysAddr, exact_size, flag_names, flag_text, plural
+from kho_inspect.walk.faults import FaultLogs
 from kho_inspect.walk.pages import Target
+from kho_inspect.walk.vmalloc import joined, walk_areas
 
 LAYOUTS = {
     "memfd-v1": memfd_luo_ser_v1,
@@ -42,9 +54,8 @@ _DESCRIPTOR = Target("memfd descriptor", FaultKind.MEMFD_MISSING, FaultKind.MEMF
 _FOLIO = dtype_of(memfd_luo_folio_ser)
 _FLAGS = np.uint64(FOLIO_PFN_BITS)
 _PFN = np.uint64((1 << FOLIO_PFN_BITS) - 1)
-_NO_FOLIOS = parse_record(kho_vmalloc, bytes(kho_vmalloc.sizeof()))
-LOOKED_UP = 1 << 18
-"""Folios whose blocks are looked up together: of many small tables, a fraction of the time."""
+TOGETHER = 2048
+"""Files that are read together: as many pages as the cache of a compressed dump holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,121 +158,263 @@ class Memfd(FileContent):
         yield self.folios
 
 
-def _decode(compatible: str, context: Context, entries: Sequence[FileEntry]) -> list[Memfd | None]:
-    """The descriptor of each file and its folio table; both and the folios are claimed."""
-    found: list[Memfd | None] = []
-    held: list[_Read] = []
-    room = LOOKED_UP
-    for entry in entries:
-        held.append(_read(compatible, context, entry))
-        room -= len(held[-1].folios)
-        if room < 0:
-            found += _finish(context, held)
-            held, room = [], LOOKED_UP
-    return found + _finish(context, held)
+@dataclass(frozen=True, eq=False)
+class Memfds(FileContents):
+    """Memfds in columns; one of them is a view, made when it is asked for.
 
+    None for each whose descriptor cannot be read.
+    """
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A file as far as it can be read without knowing what is preserved."""
+    compatible: str
+    entries: Sequence[FileEntry]
+    read: NDArray[np.bool_]
+    """Which descriptors could be read."""
+    records: NDArray[Any]
+    """The descriptor of each, as its layout says; zeros where it was not read."""
+    features: dict[int, Features]
+    """Feature headers, by the number of the memfd."""
+    areas: VmallocAreas
+    table: Folios
+    """The folio tables of all, one behind the other."""
+    bounds: I64
+    """First folio of each, and behind the last one; shape ``(memfds + 1,)``."""
 
-    owner: Owner
-    folios: NDArray[Any]
-    """Entries of the table, as they stand."""
-    make: Callable[..., Memfd] | None
-    """Makes the memfd of its table; None when its descriptor cannot be read."""
+    def __len__(self) -> int:
+        return len(self.entries)
 
-
-def _read(compatible: str, context: Context, entry: FileEntry) -> _Read:
-    layout = LAYOUTS[compatible]
-    data, owner, path = entry
-    raw = None
-    if data % context.geometry.page_size:
-        message = f"memfd descriptor {data:#x} is not aligned to a page"
-        context.faults.add(FaultKind.MEMFD_MISALIGNED, message, paddr=data, path=path)
-    else:
-        raw = _DESCRIPTOR.read(context.memory, data, layout.sizeof(), path, context.faults)
-    if raw is None:
-        return _Read(owner, np.empty(0, dtype=_FOLIO), None)
-    fields = parse_record(layout, raw)
-    context.claims.add(owner, ClaimKind.MEMFD_DESCRIPTOR, data, len(raw))
-    seals, features = getattr(fields, "seals", None), None
-    if hasattr(fields, "features"):
-        features = context.features(fields.features, MEMFD_FEATURES, data, path)
-        if context.inactive(features, "seals", fields.seals, data, path):
+    @overload
+    def __getitem__(self, number: int) -> Memfd | None: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Memfd | None]: ...
+    def __getitem__(self, number: int | slice) -> Memfd | Sequence[Memfd | None] | None:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        if not self.read[number]:
+            return None
+        entry, record, features = self.entries[number], self.records[number], self.features
+        names = _names(self.records)
+        seals = int(record["seals"]) if "seals" in names else None
+        if number in features and not features[number].has("seals"):
             seals = None
-        if context.inactive(features, "folios", fields.nr_folios, data, path):
-            fields.nr_folios, fields.folios = 0, _NO_FOLIOS
-    area = context.vmalloc(
-        fields.folios,
-        (*path, Step(StepKind.FOLIOS)),
-        owner,
-        ClaimKind.FOLIO_TABLE,
-        ClaimKind.FOLIO_TABLE_CHUNK,
+        part = slice(*self.bounds[number : number + 2].tolist())
+        return Memfd(
+            compatible=self.compatible,
+            paddr=entry.data,
+            pos=int(record["pos"]),
+            size=int(record["size"]),
+            seals=seals,
+            flags=int(record["flags"]) if "flags" in names else None,
+            nr_folios=int(record["nr_folios"]),
+            folios=self.areas[number],
+            table=Folios(*(getattr(self.table, name)[part] for name in Folios.__slots__)),
+            features=features.get(number),
+            owner=entry.owner,
+            path=entry.path,
+        )
+
+
+def _names(records: NDArray[Any]) -> tuple[str, ...]:
+    return records.dtype.names or ()
+
+
+def _decode(compatible: str, context: Context, entries: Sequence[FileEntry]) -> Memfds:
+    """The descriptor of each file and its folio table; both and the folios are claimed."""
+    parts: list[_Part] = []
+    tables: list[NDArray[Any]] = [
+        np.empty(0, dtype) for dtype in (np.int64, np.int16, np.uint64, np.int8)
+    ]
+    for at in range(0, max(len(entries), 1), TOGETHER):
+        part, folios = _read(compatible, context, entries[at : at + TOGETHER], at)
+        parts.append(part)
+        for column, held in zip(tables, folios, strict=True):
+            column.resize(len(column) + len(held), refcheck=False)  # grows in place
+            column[len(column) - len(held) :] = held
+    found = Memfds(
+        compatible,
+        entries,
+        np.concatenate([part.read for part in parts]),
+        np.concatenate([part.records for part in parts]),
+        {number: header for part in parts for number, header in part.features.items()},
+        joined([part.areas for part in parts], partial(_area_path, entries)),
+        Folios(*tables),
+        np.append(0, np.cumsum(np.concatenate([part.counts for part in parts]))),
     )
-    make = partial(
-        Memfd,
-        compatible=compatible,
-        paddr=data,
-        pos=fields.pos,
-        size=fields.size,
-        seals=seals,
-        flags=getattr(fields, "flags", None),
-        nr_folios=fields.nr_folios,
-        folios=area,
-        features=features,
-        owner=owner,
-        path=path,
-    )
-    room = (area.pages << context.geometry.shift) // _FOLIO.itemsize
-    entries = context.read_table(area, _FOLIO, min(fields.nr_folios + 1, room))
-    if len(entries) < fields.nr_folios:
-        context.faults.add(
-            FaultKind.MEMFD_FOLIOS,
-            f"memfd has nr_folios {fields.nr_folios:,}, its table gives "
-            f"{plural(len(entries), 'entry', 'entries')}",
-            paddr=area.first or None,
-            path=path,
-        )
-    elif any(_is_folio(word) for word in entries["pfn_flags"][fields.nr_folios :].tolist()):
-        context.faults.add(
-            FaultKind.RECORD_UNCOUNTED,
-            f"memfd has nr_folios {fields.nr_folios:,}, its table goes on behind them",
-            paddr=area.first or None,
-            path=path,
-        )
-    return _Read(owner, entries[: fields.nr_folios], make)
-
-
-def _is_folio(word: int) -> bool:
-    """Whether an entry is one that writers make, not what recycled memory holds."""
-    return 0 < word >> FOLIO_PFN_BITS <= sum(FOLIO_FLAGS) and word & int(_PFN) != 0
-
-
-def _finish(context: Context, held: list[_Read]) -> list[Memfd | None]:
-    """The files with the orders of their folios, looked up together; the folios are claimed."""
-    none = np.empty(0, dtype=_FOLIO)
-    entries = np.concatenate([none, *(read.folios for read in held)])
-    word = entries["pfn_flags"]
-    pfn = (word & _PFN).view(np.int64)
-    flags, index = (word >> _FLAGS).astype(np.int16), entries["index"].copy()
-    order = context.preserved.orders_at(pfn)
-    pages = np.int64(1) << np.maximum(order, 0)
-    found: list[Memfd | None] = []
-    at = 0
-    for read in held:
-        if read.make is None:
-            found.append(None)
-            continue
-        part = slice(at, at + len(read.folios))
-        at = part.stop
-        table = Folios(pfn[part], flags[part], index[part], order[part])
-        found.append(read.make(table=table))
-        real = slice(None) if table.pfn.all() else np.flatnonzero(table.pfn)
-        context.claims.add_many(
-            read.owner, ClaimKind.FOLIO, table.pfn[real], pages[part][real], table.index[real]
-        )
+    pfn, index = found.table.pfn, found.table.index
+    pages = np.int64(1) << np.maximum(found.table.order, 0)
+    counts = np.diff(found.bounds)
+    if not pfn.all():
+        held = pfn > 0
+        before = np.append(0, np.cumsum(held))
+        counts = np.diff(before[found.bounds])
+        pfn, index, pages = pfn[held], index[held], pages[held]
+    owners = context.claims.add_owners(entry.owner for entry in entries)
+    context.claims.add_columns(owners, CODES[ClaimKind.FOLIO], counts, pfn, pages, index)
     return found
+
+
+class _Part(NamedTuple):
+    """Some files, all but their folio tables."""
+
+    read: NDArray[np.bool_]
+    records: NDArray[Any]
+    features: dict[int, Features]
+    areas: VmallocAreas
+    counts: I64
+    """Folios of each."""
+
+
+def _area_path(entries: Sequence[FileEntry], number: int) -> Path:
+    return (*entries[number].path, Step(StepKind.FOLIOS))
+
+
+def _read(
+    compatible: str, context: Context, entries: Sequence[FileEntry], first: int
+) -> tuple[_Part, tuple[NDArray[Any], ...]]:
+    """Some files, ``first`` and those behind it, and their folios: the columns of a table."""
+    logs, geometry = FaultLogs(), context.geometry
+    read, records = _descriptors(context, LAYOUTS[compatible], entries, logs)
+    features: dict[int, Features] = {}
+    if "features" in _names(records):
+        features = {
+            number + first: _header(context, records, number, entries[number], logs)
+            for number in np.flatnonzero(read).tolist()
+        }
+    areas = walk_areas(
+        context.memory,
+        geometry,
+        records["folios"],
+        partial(_area_path, entries),
+        logs,
+        context.pages_left,
+    )
+    context.pages_left -= len(areas.chunks) + len(areas.phys)
+    _claim(context, entries, read, areas)
+    wanted = np.minimum(records["nr_folios"], np.uint64(1 << 62)).astype(np.int64)
+    # One more than are counted, where the table has room for it.
+    pieces, order = (
+        np.diff(areas.bounds),
+        np.minimum(areas.descriptors["order"], 63).astype(np.int64),
+    )
+    room = np.minimum(pieces * 2.0 ** (order + geometry.shift) / _FOLIO.itemsize, 2.0**62)
+    most = np.minimum(wanted + 1, room.astype(np.int64))
+    folios, held = context.read_tables(areas, _FOLIO, most.tolist())
+    ends = np.cumsum(held)
+    _check_counts(
+        records["nr_folios"],
+        held.astype(np.uint64),
+        folios["pfn_flags"],
+        ends,
+        entries,
+        areas,
+        logs,
+    )
+    logs.pass_on(context.faults)
+    more = held > wanted
+    if more.any():
+        folios = np.delete(folios, ends[more] - 1)
+    word = folios["pfn_flags"]
+    pfn = (word & _PFN).view(np.int64)
+    flags, index = (word >> _FLAGS).astype(np.int16), folios["index"].copy()
+    part = _Part(read, records, features, areas, held - more)
+    return part, (pfn, flags, index, context.preserved.orders_at(pfn))
+
+
+def _descriptors(
+    context: Context, layout: Layout, entries: Sequence[FileEntry], logs: FaultLogs
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Which descriptors can be read, and all of them: zeros for the others."""
+    data = np.array([entry.data for entry in entries], dtype=np.uint64)
+    read = data % np.uint64(context.geometry.page_size) == 0
+    read[read] = context.memory.stored_mask(data[read], layout.sizeof())
+    for number in np.flatnonzero(~read).tolist():
+        paddr, _, path = entries[number]
+        if paddr % context.geometry.page_size:
+            message = f"memfd descriptor {paddr:#x} is not aligned to a page"
+            log = logs.of(number)
+            log.add(FaultKind.MEMFD_MISALIGNED, message, paddr=paddr, path=path)
+        else:
+            _DESCRIPTOR.read(context.memory, paddr, layout.sizeof(), path, logs.of(number))
+    records = np.zeros(len(entries), dtype_of(layout))
+    records[read] = context.memory.gather(data[read], dtype_of(layout))
+    return read, records
+
+
+def _header(
+    context: Context, records: NDArray[Any], number: int, entry: FileEntry, logs: FaultLogs
+) -> Features:
+    """The feature header of a record, in which the fields that are not active become zero."""
+    record, log = records[number], logs.of(number)
+    header = parse_record(luo_feature_hdr, record["features"].tobytes())
+    features = context.features(header, MEMFD_FEATURES, entry.data, entry.path, log)
+    context.inactive(features, "seals", int(record["seals"]), entry.data, entry.path, log)
+    count = int(record["nr_folios"])
+    if context.inactive(features, "folios", count, entry.data, entry.path, log):
+        record["nr_folios"] = 0
+        record["folios"] = np.zeros((), record["folios"].dtype)
+    return features
+
+
+def _claim(
+    context: Context, entries: Sequence[FileEntry], read: NDArray[np.bool_], areas: VmallocAreas
+) -> None:
+    """The descriptors and their areas, file by file."""
+    shift = np.uint64(context.geometry.shift)
+    files = np.arange(len(entries))
+    data = np.array([entry.data for entry in entries], dtype=np.uint64)
+    pieces, chunks = np.diff(areas.bounds), np.diff(areas.chunk_bounds)
+    pages = np.int64(1) << np.minimum(areas.descriptors["order"], 52).astype(np.int64)
+    # Each kind: the files of its claims, and of their pieces the files, pages and lengths.
+    kinds = (
+        (ClaimKind.MEMFD_DESCRIPTOR, read.astype(np.int64), data[read], np.ones_like(files)),
+        (ClaimKind.FOLIO_TABLE_CHUNK, chunks, areas.chunks, np.ones_like(files)),
+        (ClaimKind.FOLIO_TABLE, pieces, areas.phys, pages),
+    )
+    whose = np.concatenate([np.repeat(files, counts) for _, counts, _, _ in kinds])
+    starts = np.concatenate([paddrs for _, _, paddrs, _ in kinds]) >> shift
+    length = np.concatenate([np.repeat(pages, counts) for _, counts, _, pages in kinds])
+    of_claim = (read.astype(np.int64), chunks, (pieces > 0).astype(np.int64))
+    claimer = np.concatenate([np.repeat(files, counts) for counts in of_claim])
+    codes = np.repeat([CODES[kind] for kind, *_ in kinds], [counts.sum() for counts in of_claim])
+    many = np.concatenate(
+        [np.ones(len(claimer) - int((pieces > 0).sum()), np.int64), pieces[pieces > 0]]
+    )
+    by_file, by_claim = np.argsort(whose, kind="stable"), np.argsort(claimer, kind="stable")
+    owners = context.claims.add_owners(entry.owner for entry in entries)
+    context.claims.add_columns(
+        owners[claimer[by_claim]],
+        codes[by_claim].astype(np.int8),
+        many[by_claim],
+        starts.astype(np.int64)[by_file],
+        length[by_file],
+    )
+
+
+def _check_counts(
+    counted: NDArray[np.uint64],
+    held: NDArray[np.uint64],
+    words: NDArray[np.uint64],
+    ends: I64,
+    entries: Sequence[FileEntry],
+    areas: VmallocAreas,
+    logs: FaultLogs,
+) -> None:
+    """Faults of the files whose table is shorter than its count, or goes on behind it."""
+    more = np.flatnonzero(held > counted)
+    last = words[ends[more] - 1]
+    flags = last >> _FLAGS
+    # What writers make, not what recycled memory holds.
+    more = more[(flags > 0) & (flags <= sum(FOLIO_FLAGS)) & (last & _PFN != 0)]
+    for number in sorted([*more.tolist(), *np.flatnonzero(held < counted).tolist()]):
+        goes_on, area = held[number] > counted[number], areas[number]
+        what = "goes on behind them"
+        if not goes_on:
+            what = f"gives {plural(int(held[number]), 'entry', 'entries')}"
+        logs.of(number).add(
+            FaultKind.RECORD_UNCOUNTED if goes_on else FaultKind.MEMFD_FOLIOS,
+            f"memfd has nr_folios {int(counted[number]):,}, its table {what}",
+            paddr=area.first or None,
+            path=entries[number].path,
+        )
 
 
 FILE_DECODERS: dict[str, FileDecoder] = {name: partial(_decode, name) for name in LAYOUTS}

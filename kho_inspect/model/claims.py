@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from typing import NamedTuple
@@ -16,6 +16,11 @@ from kho_inspect.intervals import I64, Intervals
 from kho_inspect.model.identity import ClaimKind, Message, Owner, Path, Place
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import Extent, PhysAddr
+
+KINDS = tuple(ClaimKind)
+CODES = {kind: code for code, kind in enumerate(KINDS)}
+"""How the columns of claims spell their kinds."""
+_NO_INDEX = np.empty(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,8 @@ class Claims:
     page_shift: int
     owners: tuple[Owner, ...]
     """Each owner once, in the order in which they were added."""
-    kinds: tuple[ClaimKind, ...]
-    """Of each claim."""
+    kinds: NDArray[np.int8]
+    """Of each claim, as an index of ``KINDS``."""
     owner: I64
     """Of each claim, as an index of ``owners``."""
     bounds: I64
@@ -60,7 +65,7 @@ class Claims:
     """First page frame of each piece, shape ``(pieces,)``."""
     ends: I64
     file_index: dict[int, NDArray[np.uint64]]
-    """Claims on what holds file content → page offset in the file of each of their pieces."""
+    """First claim of some that hold file content → page offset in the file of their pieces."""
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -69,24 +74,49 @@ class Claims:
         low, high = int(self.bounds[number]), int(self.bounds[number + 1])
         return Claim(
             self.owners[self.owner[number]],
-            self.kinds[number],
+            KINDS[self.kinds[number]],
             self.starts[low:high],
             self.ends[low:high],
-            self.file_index.get(number),
+            self._file_index(number, low, high),
         )
+
+    def _file_index(self, number: int, low: int, high: int) -> NDArray[np.uint64] | None:
+        first = max((one for one in self.file_index if one <= number), default=0)
+        before = int(self.bounds[first])
+        held = self.file_index.get(first, _NO_INDEX)[low - before : high - before]
+        return held if len(held) else None
 
     def __iter__(self) -> Iterator[Claim]:
         return map(self.__getitem__, range(len(self)))
 
-    @cached_property
+    @property
     def claim(self) -> I64:
         """The claim of each piece."""
-        return np.repeat(np.arange(len(self)), np.diff(self.bounds))
+        return self.claim_of(0, len(self.starts))
+
+    def claim_of(self, low: int, high: int) -> I64:
+        """The same of the pieces ``low..high``."""
+        first = int(np.searchsorted(self.bounds, low, side="right")) - 1
+        bounds = self.bounds[first : int(np.searchsorted(self.bounds, high)) + 1].clip(low, high)
+        return np.repeat(np.arange(first, first + len(bounds) - 1), np.diff(bounds))
+
+    def joined(self) -> tuple[I64, I64, I64]:
+        """Starts, ends and owner of the pieces, those next to each other in a claim as one."""
+        first = np.ones(len(self.starts), dtype=bool)
+        np.not_equal(self.starts[1:], self.ends[:-1], out=first[1:])
+        first[self.bounds[:-1]] = True
+        counts = (
+            np.add.reduceat(first, self.bounds[:-1], dtype=np.int64) if len(self) else self.owner
+        )
+        return (
+            self.starts[first],
+            self.ends[np.append(first[1:], True)[: len(first)]],
+            np.repeat(self.owner, counts),
+        )
 
     def of_kinds(self, kinds: Iterable[ClaimKind]) -> NDArray[np.bool_]:
         """Which claims are of any of these kinds."""
-        wanted = frozenset(kinds)
-        return np.fromiter((kind in wanted for kind in self.kinds), dtype=bool, count=len(self))
+        return np.isin(self.kinds, [CODES[kind] for kind in kinds])
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +144,10 @@ class OwnerIndex:
         claims = self._claims
         meets = (claims.starts[pieces] < end) & (start < claims.ends[pieces])
         pieces = np.concatenate([pieces[meets], pieces[~meets]])
+        numbers = np.searchsorted(claims.bounds, pieces, side="right") - 1
         return [
             (claims[number], piece - int(claims.bounds[number]))
-            for number, piece in zip(claims.claim[pieces].tolist(), pieces.tolist(), strict=True)
+            for number, piece in zip(numbers.tolist(), pieces.tolist(), strict=True)
         ]
 
     def places(self, start: int, end: int, paddr: PhysAddr | None = None) -> list[Place]:
@@ -160,8 +191,9 @@ class Ownership:
     """Preserved memory against the claims on it; merged intervals of page frames."""
 
     page_shift: int
-    shares: tuple[Share, ...]
-    """By owner, in the order of their first claim."""
+    owners: tuple[Owner, ...]
+    columns: tuple[I64, I64, I64]
+    """Of each owner with claims its number, preserved pages and blocks."""
     preserved: Intervals
     claimed: Intervals
     """With the whole of each preserved block that a claim has a part of."""
@@ -169,6 +201,21 @@ class Ownership:
     """Claimed but not preserved: will be overwritten."""
     shared: Intervals
     """Claimed by more than one owner."""
+
+    @cached_property
+    def shares(self) -> tuple[Share, ...]:
+        """By owner, in the order of their first claim."""
+        rows = zip(*(column.tolist() for column in self.columns), strict=True)
+        owners, shift = self.owners, self.page_shift
+        return tuple(
+            Share(owners[number], pages << shift, blocks) for number, pages, blocks in rows
+        )
+
+    def only(self, chosen: Collection[object]) -> Ownership:
+        """The same with the shares of some owners."""
+        keep = np.array([self.owners[number] in chosen for number in self.columns[0]], dtype=bool)
+        number, pages, blocks = self.columns
+        return replace(self, columns=(number[keep], pages[keep], blocks[keep]))
 
     @cached_property
     def owned(self) -> Intervals:

@@ -5,14 +5,15 @@ The classes of each kind stand beside its decoder; fields are named as in the ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect.geometry import PageGeometry
+from kho_inspect.intervals import I64
 from kho_inspect.model.features import Features
 from kho_inspect.model.identity import Name, Owner, Path
 from kho_inspect.model.preserved import Preserved
@@ -145,6 +146,46 @@ class VmallocArea:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class VmallocAreas(Sequence[VmallocArea]):
+    """Many areas in columns; one of them is a view, made when it is asked for."""
+
+    descriptors: NDArray[Any]
+    """Each ``struct kho_vmalloc``, with its fields."""
+    chunks: NDArray[np.uint64]
+    """The chunk pages of all of them, area by area."""
+    chunk_bounds: I64
+    """First chunk of each area, and behind the last one; shape ``(areas + 1,)``."""
+    phys: NDArray[np.uint64]
+    bounds: I64
+    """The same of ``phys``."""
+    path: Callable[[int], Path]
+    """The path of each area, by its number."""
+
+    def __len__(self) -> int:
+        return len(self.descriptors)
+
+    @overload
+    def __getitem__(self, number: int) -> VmallocArea: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[VmallocArea]: ...
+    def __getitem__(self, number: int | slice) -> VmallocArea | Sequence[VmallocArea]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        low, high = self.bounds[number : number + 2].tolist()
+        first, last = self.chunk_bounds[number : number + 2].tolist()
+        start, total_pages, flags, order = self.descriptors[number].item()
+        return VmallocArea(
+            start,
+            total_pages,
+            flags,
+            order,
+            tuple(self.chunks[first:last].tolist()),
+            self.phys[low:high],
+            self.path(number),
+        )
+
+
 class Decoded:
     """What a blob or a file holds; a kind overrides the methods that have a result for it."""
 
@@ -193,6 +234,15 @@ class Content(Decoded):
         return iter(())
 
 
+class FileEntry(NamedTuple):
+    """One file of a list, as its handler gets it."""
+
+    data: PhysAddr
+    """What the handler wrote: as a rule the address of a descriptor."""
+    owner: Owner
+    path: Path
+
+
 class FileContent(Decoded):
     """What a preserved file holds, by its handler."""
 
@@ -212,3 +262,10 @@ class FileContent(Decoded):
     def pieces(self, geometry: PageGeometry) -> Collection[Piece]:
         """The memory of the file's content, in file order, clipped to its size."""
         return ()
+
+
+class FileContents(Sequence[FileContent | None]):
+    """Contents of many files of one handler, in columns; None for what cannot be read."""
+
+    features: Mapping[int, Features]
+    """The feature headers that there are, by the number of the content."""

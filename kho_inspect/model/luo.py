@@ -5,16 +5,21 @@ Fields are named as in ``include/linux/kho/abi/luo.h``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, overload
+
+import numpy as np
 
 from kho_inspect.abi import LuoAbi
 from kho_inspect.geometry import PageGeometry
+from kho_inspect.intervals import I64
 from kho_inspect.model.contents import (
     Content,
     Document,
     FileContent,
+    FileContents,
+    FileEntry,
     Item,
     Row,
     Rows,
@@ -61,6 +66,75 @@ class LuoFile:
         }
 
 
+class Handler(NamedTuple):
+    """A file handler as lists of files name it."""
+
+    compatible: str
+    decoder: str | None
+    """The name of the decoder that reads its files."""
+    unknown: tuple[str, ...]
+    """Parts of a composite name that are not known."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LuoFiles(Sequence[LuoFile]):
+    """Files in columns; one of them is a view, made when it is asked for."""
+
+    entries: Sequence[FileEntry]
+    tokens: Sequence[int]
+    handlers: Sequence[Handler]
+    """Each handler once."""
+    handler: I64
+    """Of each file, as an index of ``handlers``."""
+    contents: Mapping[str, Sequence[FileContent | None]]
+    """What each decoder read."""
+    rows: I64
+    """Where in it the content of each file is; -1 where the file was not decoded."""
+    numbers: range
+    """Which of all files these are."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, at: int) -> LuoFile: ...
+    @overload
+    def __getitem__(self, at: slice) -> LuoFiles: ...
+    def __getitem__(self, at: int | slice) -> LuoFile | LuoFiles:
+        if isinstance(at, slice):
+            return replace(self, numbers=self.numbers[at])
+        number = self.numbers[at]
+        entry, row = self.entries[number], int(self.rows[number])
+        handler = self.handlers[self.handler[number]]
+        return LuoFile(
+            compatible=handler.compatible,
+            data=entry.data,
+            token=self.tokens[number],
+            content=None if row < 0 else self.contents[handler.decoder or ""][row],
+            known=handler.decoder is not None,
+            unknown=handler.unknown,
+            owner=entry.owner,
+            path=entry.path,
+        )
+
+    def read_by(self, decoder: str) -> I64:
+        """The numbers of the files that one decoder read, in the order of its contents."""
+        wanted = [handler.decoder == decoder for handler in self.handlers]
+        return np.flatnonzero(np.array(wanted, dtype=bool)[self.handler] & (self.rows >= 0))
+
+    def select(self, wanted: Callable[[Handler], bool]) -> list[int]:
+        """The numbers of the files of some handlers, and of all with a feature header."""
+        found = np.array([wanted(handler) for handler in self.handlers], dtype=bool)[self.handler]
+        for decoder, contents in self.contents.items():
+            numbers = self.read_by(decoder)
+            if isinstance(contents, FileContents):
+                found[numbers[list(contents.features)]] = True
+            else:
+                found[numbers] = True
+        numbers_found: list[int] = np.flatnonzero(found).tolist()
+        return numbers_found
+
+
 class ListedFile(NamedTuple):
     """One file of a session in a list."""
 
@@ -83,7 +157,7 @@ class LuoSession:
     files_pa: PhysAddr
     """The field ``files``."""
     count: int
-    files: tuple[LuoFile, ...]
+    files: LuoFiles
     """The files that could be read."""
     owner: Owner
     path: Path
@@ -127,6 +201,8 @@ class Luo(Content):
     """luo-v5: 0 when sessions were not serialized (yet)."""
     flbs_pa: PhysAddr
     sessions: tuple[LuoSession, ...]
+    files: LuoFiles
+    """All files of all sessions."""
     flbs: tuple[LuoFlb, ...]
 
     def complete(self) -> bool:
@@ -139,17 +215,34 @@ class Luo(Content):
     @property
     def foreign(self) -> bool:
         """Whether a reader must know a part, or a feature, that is not known here."""
-        headers = [self.features, *(one.content.features for one in self.files if one.content)]
+        odd = self.odd_files()
+        headers = [self.features, *(one.content.features for one in odd if one.content)]
         return (
             bool(self.abi.unknown)
             or any(header.unknown(header.required) for header in headers if header)
-            or any(file.known and file.unknown for file in self.files)
+            or any(file.known and file.unknown for file in odd)
         )
 
-    @property
-    def files(self) -> list[LuoFile]:
-        """All files of all sessions."""
-        return [file for session in self.sessions for file in session.files]
+    def odd_files(self) -> list[LuoFile]:
+        """The files of handlers that are not known as a whole, and those with a feature header."""
+        numbers = self.files.select(lambda one: one.decoder is None or bool(one.unknown))
+        return [self.files[number] for number in numbers]
+
+    def select(self, wanted: Callable[[Handler], bool]) -> Iterator[tuple[LuoSession, LuoFile]]:
+        """The same of other handlers, and the session of each."""
+        ends = np.cumsum([len(session.files) for session in self.sessions])
+        for number in self.files.select(wanted):
+            session = self.sessions[int(np.searchsorted(ends, number, side="right"))]
+            yield session, self.files[number]
+
+    def sessions_with_twins(self) -> list[LuoSession]:
+        """The sessions in which several files have one token."""
+        whose = np.repeat(np.arange(len(self.sessions)), [len(one.files) for one in self.sessions])
+        tokens = np.array(self.files.tokens, dtype=np.uint64)
+        order = np.lexsort((tokens, whose))
+        first, second = order[:-1], order[1:]
+        twins = whose[second[(whose[first] == whose[second]) & (tokens[first] == tokens[second])]]
+        return [self.sessions[number] for number in sorted(set(twins.tolist()))]
 
     def summary(self) -> str:
         if not self.complete():
@@ -199,7 +292,7 @@ class Luo(Content):
             yield f"part {part!r} of LUO {self.compatible!r}", path
         if self.features and (bits := self.features.unknown(self.features.active)):
             yield f"LUO feature {bits:#x}", path
-        for file in self.files:
+        for file in self.odd_files():
             if not file.known:
                 yield f"file handler {file.compatible!r}", file.path
             for part in file.unknown if file.known else ():

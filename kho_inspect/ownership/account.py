@@ -6,19 +6,17 @@ arithmetic on page frames throughout; nothing here is done page by page.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from kho_inspect import intervals
 from kho_inspect.intervals import I64, Intervals
-from kho_inspect.model.claims import Claims, Ownership, Share
-from kho_inspect.model.preserved import Preserved
+from kho_inspect.model.claims import Claims, Ownership
+from kho_inspect.model.preserved import BATCH, Preserved
 
 
 def account(preserved: Preserved, claims: Claims) -> Ownership:
     """Owned, unclaimed, dangling and shared memory, and the share of each owner."""
-    starts, ends, owner = _merge_per_owner(claims.starts, claims.ends, claims.owner[claims.claim])
+    starts, ends, owner = _merge_per_owner(*claims.joined())
     claimed = intervals.merge(starts, ends)
     dangling = intervals.subtract(claimed, preserved.merged)
     # Blocks at the ends of what is claimed stick out, wherever the claims in it begin and end.
@@ -29,7 +27,8 @@ def account(preserved: Preserved, claims: Claims) -> Ownership:
     alone = int((ends - starts).sum()) == intervals.total(grown)
     return Ownership(
         preserved.page_shift,
-        shares=tuple(_shares(preserved, dangling, claims, (starts, ends, owner))),
+        columns=_shares(preserved, dangling, (starts, ends, owner), len(claims.owners)),
+        owners=claims.owners,
         preserved=preserved.merged,
         claimed=grown,
         dangling=dangling,
@@ -45,7 +44,10 @@ def unclaimed(preserved: Preserved, claims: Claims) -> Intervals:
 
 
 def _merge_per_owner(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]:
-    """Join what overlaps or touches within one owner, so that nothing counts twice."""
+    """Join what overlaps or touches within one owner, so that nothing counts twice.
+
+    Writes to the arrays that it is given.
+    """
     if not len(starts):
         return starts, ends, owner
     # One pass serves all owners when each has a range of numbers of its own.
@@ -56,42 +58,43 @@ def _merge_per_owner(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]
         low, high = np.split(numbers, 2)
         low, high, owner = _merge_per_owner(low, high, owner)
         return frames[low], frames[high], owner
-    offset = owner << span
-    starts, ends = starts + offset, ends + offset
-    del offset
+    owner <<= span
+    starts += owner
+    ends += owner
     starts.sort()
     ends.sort()
-    low, high = intervals.merge(starts, ends)
-    owner = low >> span
+    starts, ends = intervals.merge(starts, ends)
+    owner = starts >> span
     mask = (1 << span) - 1
-    low &= mask
-    high &= mask
-    return low, high, owner
+    starts &= mask
+    ends &= mask
+    return starts, ends, owner
 
 
 def _shares(
-    preserved: Preserved,
-    dangling: Intervals,
-    claims: Claims,
-    pieces: tuple[I64, I64, I64],
-) -> Iterator[Share]:
-    """Bytes and blocks per owner, from its merged pieces: all preserved but for ``dangling``.
+    preserved: Preserved, dangling: Intervals, pieces: tuple[I64, I64, I64], owners: int
+) -> tuple[I64, I64, I64]:
+    """Number, pages and blocks of each owner: all preserved but for ``dangling``.
 
-    ``pieces``: starts, ends and owner (as an index of ``claims.owners``) of each, owner by owner.
+    ``pieces``: starts, ends and owner of each, merged, owner by owner.
     """
-    starts, ends, owner = pieces
-    pages = ends - starts - intervals.Ruler(dangling).within(starts, ends)
-    blocks = np.zeros(len(starts), dtype=np.int64)
-    rest = pages.copy()
+    lacking = intervals.Ruler(dangling)
     orders = sorted(preserved.runs, key=lambda order: len(preserved.runs[order][0]))
-    for number, order in enumerate(orders, 1):
-        if number < len(orders) or preserved.overlapping:
-            held = intervals.Ruler(preserved.runs[order]).within(starts, ends)
-        else:
-            held = rest  # what is in no other order: most pieces, at no cost
-        blocks += held >> order
-        rest -= held
-    first = np.flatnonzero(np.diff(owner, prepend=-1))
-    columns = owner[first], np.add.reduceat(pages, first), np.add.reduceat(blocks, first)
-    for number, size, count in zip(*(column.tolist() for column in columns), strict=True):
-        yield Share(claims.owners[number], size << preserved.page_shift, count)
+    rulers = [intervals.Ruler(preserved.runs[order]) for order in orders]
+    sums = np.zeros((2, owners), dtype=np.int64)
+    present = np.zeros(owners, dtype=bool)
+    for at in range(0, len(pieces[0]), BATCH):
+        starts, ends, owner = (column[at : at + BATCH] for column in pieces)
+        pages = ends - starts - lacking.within(starts, ends)
+        blocks, rest = np.zeros(len(starts), dtype=np.int64), pages.copy()
+        for number, (order, ruler) in enumerate(zip(orders, rulers, strict=True), 1):
+            if number < len(orders) or preserved.overlapping:
+                held = ruler.within(starts, ends)
+            else:
+                held = rest  # what is in no other order: most pieces, at no cost
+            blocks += held >> order
+            rest -= held
+        first = np.flatnonzero(np.diff(owner, prepend=-1))
+        present[owner[first]] = True
+        sums[:, owner[first]] += np.add.reduceat([pages, blocks], first, axis=1)
+    return np.flatnonzero(present), *sums[:, present]

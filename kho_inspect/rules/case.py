@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from kho_inspect.abi import RELEASED, Kernel, kernels_of
-from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.errors import FdtError, LostHandoverError
 from kho_inspect.model.claims import Unclaimed
 from kho_inspect.model.contents import Content, Item
@@ -17,7 +16,7 @@ from kho_inspect.model.faults import BAD_POINTERS, Fault, FaultKind
 from kho_inspect.model.handover import Blob, Handover, Pointer, Scratch
 from kho_inspect.model.identity import Message, Name, Owner, Path, Place, Step, StepKind
 from kho_inspect.model.kernel_image import KernelImage
-from kho_inspect.model.luo import Luo, LuoFile, LuoSession
+from kho_inspect.model.luo import Handler, Luo, LuoFile, LuoSession
 from kho_inspect.model.printed import Printed
 from kho_inspect.ownership.hidden import undecoded
 from kho_inspect.rules.base import Need, Observation, Severity, Subject
@@ -82,7 +81,7 @@ class Case:
     @cached_property
     def memfds(self) -> MemfdsView:
         """The preserved memfds."""
-        return MemfdsView(self.claims, [file for _, file in self.files()])
+        return MemfdsView(self.claims, [luo.files for _, luo in self.contents(Luo)])
 
     @property
     def scratch(self) -> Scratch:
@@ -167,7 +166,7 @@ class Case:
             return set()
         names = {node.name for node in self.handover.fdt.root.children}
         undecoded = any(b.name == "LUO" and b.content is None for b in self.handover.blobs)
-        memfd = undecoded or any(isinstance(file.content, Memfd) for _, file in self.files())
+        memfd = undecoded or any(self.memfds.present())
         radix = self.handover.fdt.abi.radix
         present = {
             Subject.LUO: "LUO" in names,
@@ -268,6 +267,11 @@ class Case:
         for session in self.sessions():
             for file in session.files:
                 yield session, file
+
+    def files_of(self, wanted: Callable[[Handler], bool]) -> Iterator[tuple[LuoSession, LuoFile]]:
+        """The files of some handlers, and all with a feature header, with their sessions."""
+        for _, luo in self.contents(Luo):
+            yield from luo.select(wanted)
 
     @cached_property
     def owners(self) -> dict[Path, Owner]:

@@ -62,7 +62,8 @@ class ClaimsView:
             return ()
         claims = self.handover.claims
         missing = self._ruler.within(claims.starts, claims.ends) > 0
-        return tuple(claims[number] for number in np.unique(claims.claim[missing]).tolist())
+        found = np.searchsorted(claims.bounds, np.flatnonzero(missing), side="right") - 1
+        return tuple(claims[number] for number in np.unique(found).tolist())
 
     def unpreserved_owners(self, *kinds: ClaimKind) -> frozenset[Owner]:
         """Whose claims of these kinds are on such memory."""
@@ -85,12 +86,14 @@ class ClaimsView:
     ) -> Iterator[Observation]:
         """One finding per claim, likewise, on pages that are preserved but head no block."""
         claims, preserved = self.handover.claims, self.map.preserved
-        pieces = np.flatnonzero(claims.of_kinds(kinds)[claims.claim])
+        wanted = claims.of_kinds(kinds)
         headless: set[int] = set()
-        for at in range(0, len(pieces), BATCH):
-            batch = pieces[at : at + BATCH]
-            batch = batch[preserved.orders_at(claims.starts[batch]) < 0]
-            headless.update(claims.claim[batch].tolist())
+        for at in range(0, len(claims.starts) if wanted.any() else 0, BATCH):
+            starts = claims.starts[at : at + BATCH]
+            whose = claims.claim_of(at, at + len(starts))
+            hit = wanted[whose]
+            hit[hit] = preserved.orders_at(starts[hit]) < 0
+            headless.update(whose[hit].tolist())
         for claim in (claims[number] for number in sorted(headless)):
             covered = intervals.contains(preserved.merged, claim.starts)
             bad = (covered & (preserved.orders_at(claim.starts) < 0)).nonzero()[0]

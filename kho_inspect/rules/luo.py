@@ -242,10 +242,11 @@ def token_duplicate(case: Case) -> Iterator[Observation]:
     Enforced by: ``luo_retrieve_file()`` (7.1 to 7.3.4) takes the first, and prints nothing.
     ``luo_preserve_file()`` of the old kernel: -EEXIST.
     """
-    for session in case.sessions():
-        for file, _ in repeated(session.files, lambda file: file.token):
-            words = f"several files of session {session.name!r} have token {file.token:#x}"
-            yield Observation(words, None, file.path)
+    for _, luo in case.contents(Luo):
+        for session in luo.sessions_with_twins():
+            for file, _ in repeated(session.files, lambda file: file.token):
+                words = f"several files of session {session.name!r} have token {file.token:#x}"
+                yield Observation(words, None, file.path)
 
 
 @rule("KHO513", ERROR, "load the handler's module in the next kernel, or update it", Need.SESSIONS)
@@ -261,7 +262,7 @@ def handler_unknown(case: Case) -> Iterator[Observation]:
     kernel = case.consumer
     if kernel is case.image and not kernel.luo:
         return  # KHO116
-    for session, file in case.files():
+    for session, file in case.files_of(lambda one: not kernel.has_handler(one.compatible)):
         which = f"file {file.token:#x} of session {session.name!r}"
         features = file.content.features if file.content is not None else None
         if not kernel.has_handler(file.compatible):

@@ -78,7 +78,7 @@ def seals_unknown(case: Case) -> Iterator[Observation]:
     Enforced by: ``memfd_luo_retrieve()`` (7.1 to 7.3.4): -EOPNOTSUPP, and no message. memfd-v1 (up
     to 7.0) has no seals.
     """
-    for file, memfd in case.memfds:
+    for file, memfd in case.memfds.with_bits("seals", ~sum(MEMFD_SEALS)):
         unknown = (memfd.seals or 0) & ~sum(MEMFD_SEALS)
         if unknown:
             words = f"are {memfd.seals:#x}, of which {unknown:#x} is unknown"
@@ -94,7 +94,7 @@ def flags_unknown(case: Case) -> Iterator[Observation]:
     Enforced by: no kernel checks this: ``memfd_luo_retrieve()`` (7.1 to 7.3.4) checks the seals
     only (seen in 7.3.4 and 7.1.13: nothing lost).
     """
-    for file, memfd in case.memfds:
+    for file, memfd in case.memfds.with_bits("flags", -1):
         if memfd.flags:
             words = f"flags of file {file.token:#x} are {memfd.flags:#x}, should be 0"
             yield Observation(words, memfd.paddr, memfd.path)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kho_inspect.decoders.memfd import Memfd
+from kho_inspect.decoders.memfd import Memfd, Memfds
 from kho_inspect.layouts.memfd import FOLIO_DIRTY, FOLIO_UPTODATE
 from kho_inspect.model.identity import ClaimKind, Owner, Path, above
-from kho_inspect.model.luo import LuoFile
+from kho_inspect.model.luo import LuoFile, LuoFiles
 from kho_inspect.rules.claims_view import ClaimsView
 
 if TYPE_CHECKING:
@@ -27,15 +26,43 @@ BATCH = 4096
 class MemfdsView:
     """The memfds of one handover, and which of them are worth a closer look."""
 
-    def __init__(self, claims: ClaimsView, files: list[LuoFile]) -> None:
+    def __init__(self, claims: ClaimsView, files: Sequence[LuoFiles]) -> None:
         self._claims = claims
         self._files = files
         self.handover = claims.handover
 
     def __iter__(self) -> Iterator[tuple[LuoFile, Memfd]]:
         """Every memfd that could be read, and the file that it is."""
-        for file in self._files:
-            if isinstance(file.content, Memfd):
+        return self._select(lambda memfds: memfds.read)
+
+    def with_bits(self, field: str, bits: int) -> Iterator[tuple[LuoFile, Memfd]]:
+        """The memfds with any of these bits set in a field of their descriptor."""
+
+        def hit(memfds: Memfds) -> NDArray[np.bool_]:
+            if field not in (memfds.records.dtype.names or ()):
+                return np.zeros(len(memfds), dtype=bool)
+            values: NDArray[Any] = memfds.records[field]
+            found: NDArray[np.bool_] = values & (bits & np.iinfo(values.dtype).max) != 0
+            return found
+
+        return self._select(hit)
+
+    def present(self) -> Iterator[bool]:
+        """Of each handler's memfds, whether there are any that could be read."""
+        return (bool(memfds.read.any()) for files in self._files for memfds in _memfds(files))
+
+    def _select(
+        self, wanted: Callable[[Memfds], NDArray[np.bool_]]
+    ) -> Iterator[tuple[LuoFile, Memfd]]:
+        """The memfds that could be read and are wanted, in the order of the files."""
+        for files in self._files:
+            numbers: list[int] = []
+            for memfds in _memfds(files):
+                of_files = files.read_by(memfds.compatible)
+                numbers += of_files[wanted(memfds) & memfds.read].tolist()
+            for number in sorted(numbers):
+                file = files[number]
+                assert isinstance(file.content, Memfd)
                 yield file, file.content
 
     def odd(self) -> Iterator[tuple[LuoFile, Memfd]]:
@@ -53,43 +80,43 @@ class MemfdsView:
 
     @cached_property
     def _not_plain(self) -> tuple[tuple[LuoFile, Memfd], ...]:
-        found: list[tuple[LuoFile, Memfd]] = []
-        memfds = iter(self)
-        while batch := list(islice(memfds, BATCH)):
-            plain = self._are_plain([memfd for _, memfd in batch])
-            found += [pair for pair, sound in zip(batch, plain.tolist(), strict=True) if not sound]
-        return tuple(found)
+        return tuple(self._select(self._are_odd))
 
-    def _are_plain(self, memfds: list[Memfd]) -> NDArray[np.bool_]:
-        """Which memfds are as writers make them: one look at all entries clears most files.
+    def _are_odd(self, memfds: Memfds) -> NDArray[np.bool_]:
+        starts = range(0, len(memfds), BATCH)
+        plain = [self._are_plain(memfds, at, min(at + BATCH, len(memfds))) for at in starts]
+        return ~np.concatenate(plain)
+
+    def _are_plain(self, memfds: Memfds, low: int, high: int) -> NDArray[np.bool_]:
+        """Which memfds of some are as writers make them: one look at all entries clears most.
 
         Folios behind each other from the start of the file to its end, all of them preserved
         heads, DIRTY and UPTODATE.
         """
-        tables = [memfd.table for memfd in memfds]
-        counts = np.array([len(table) for table in tables])
-        sound: NDArray[np.bool_] = (counts > 0) & (counts == [memfd.nr_folios for memfd in memfds])
-        order = np.concatenate([table.order for table in tables])
+        bounds, records = memfds.bounds[low : high + 1], memfds.records[low:high]
+        counts = np.diff(bounds)
+        part = slice(*bounds[[0, -1]].tolist())
+        sound: NDArray[np.bool_] = (counts > 0) & (counts.astype(np.uint64) == records["nr_folios"])
+        pfn, order = memfds.table.pfn[part], memfds.table.order[part]
         if not len(order):
             return sound
-        pfn = np.concatenate([table.pfn for table in tables])
-        flags = np.concatenate([table.flags for table in tables])
-        good = flags == (FOLIO_DIRTY | FOLIO_UPTODATE)
+        good = memfds.table.flags[part] == (FOLIO_DIRTY | FOLIO_UPTODATE)
         good &= (order >= 0) & (pfn > 0) & (pfn < self._ram_end)
         by_pfn = np.argsort(pfn, kind="stable")
         good[by_pfn[1:][pfn[by_pfn[1:]] == pfn[by_pfn[:-1]]]] = False
-        index = np.concatenate([table.index for table in tables])
+        index = memfds.table.index[part]
         pages = np.uint64(1) << np.maximum(order, 0).astype(np.uint64)
         good &= index % pages == 0
         ends = index + pages
-        first = (np.cumsum(counts) - counts)[counts > 0]
+        real = counts > 0
+        first, last = (bounds[:-1] - bounds[0])[real], (bounds[1:] - bounds[0] - 1)[real]
         before = np.append(np.uint64(0), ends[:-1])
         before[first] = 0
         good &= index == before
-        last = np.cumsum(counts)[counts > 0] - 1
-        sizes = np.array([self.pages(memfd) for memfd in memfds if len(memfd.table)], np.uint64)
+        page = np.uint64(self.handover.geometry.page_size)
+        sizes = (records["size"] // page + (records["size"] % page > 0))[real]
         good[last] &= (index[last] < sizes) & (sizes <= ends[last])
-        sound[counts > 0] &= np.logical_and.reduceat(good, first)
+        sound[real] &= np.logical_and.reduceat(good, first)
         return sound
 
     def pages(self, memfd: Memfd) -> int:
@@ -101,7 +128,10 @@ class MemfdsView:
         """Owners of the memfds whose folio table is damaged as a whole."""
         found = {file.owner for file, _ in self.junk()}
         if self.broken:
-            found.update(file.owner for file, memfd in self if memfd.path in self.broken)
+            broken = self._select(
+                lambda memfds: np.array([one.path in self.broken for one in memfds.entries])
+            )
+            found.update(file.owner for file, _ in broken)
         return self._claims.unpreserved_owners(ClaimKind.FOLIO_TABLE) | found
 
     @cached_property
@@ -123,3 +153,8 @@ class MemfdsView:
         bad = (table.flags > 3) | (table.index >= MAX_PAGES) | (table.pfn >= self._ram_end)
         bad |= (table.pfn == 0) & (table.flags == 0)
         return len(table) > 1 and 2 * int(bad.sum()) > len(table)
+
+
+def _memfds(files: LuoFiles) -> Iterator[Memfds]:
+    """What the decoders of memfds read."""
+    return (one for one in files.contents.values() if isinstance(one, Memfds))

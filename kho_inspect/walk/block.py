@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.layouts.block import kho_block_header
-from kho_inspect.layouts.views import Layout, parse_record
+from kho_inspect.layouts.views import Layout, dtype_of, parse_record
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import Path, Step, StepKind
@@ -30,10 +35,10 @@ def walk_blocks(
     path: Path,
     faults: FaultLog,
     limit: int,
-) -> tuple[list[PhysAddr], list[memoryview]]:
+) -> tuple[list[PhysAddr], NDArray[Any]]:
     """Follow ``next`` from the block at ``first`` (0: an empty chain).
 
-    Returns the blocks that could be read, and the bytes of each of their entries in chain order.
+    Returns the blocks that could be read, and their entries in chain order.
     No block is read twice, and none once there are ``limit`` entries. A block whose ``count`` is
     above what it has room for gives none. Entries start with a text: one right behind the count
     that has some is not counted, but was written.
@@ -42,9 +47,9 @@ def walk_blocks(
     header_size = kho_block_header.sizeof()
     capacity = (geometry.page_size - header_size) // entry_size
     blocks = PageList(_BLOCKS, memory, geometry, faults)
-    entries: list[memoryview] = []
-    at = first
-    while at and len(entries) < limit:
+    parts = [np.empty(0, dtype_of(entry))]
+    at, found = first, 0
+    while at and found < limit:
         here = (*path, Step(StepKind.BLOCK, len(blocks.addresses)))
         data = blocks.read(at, here)
         if data is None:
@@ -65,7 +70,7 @@ def walk_blocks(
         elif count < capacity and data[header_size + count * entry_size]:
             words = f"kho_block {at:#x} counts {count:,} entries, one more stands behind them"
             faults.add(FaultKind.RECORD_UNCOUNTED, words, paddr=at, path=here)
-        for offset in range(header_size, header_size + count * entry_size, entry_size):
-            entries.append(data[offset : offset + entry_size])
+        parts.append(np.frombuffer(data, dtype_of(entry), count, header_size))
+        found += count
         at = header.next
-    return list(blocks.addresses), entries
+    return list(blocks.addresses), np.concatenate(parts)

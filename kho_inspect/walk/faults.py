@@ -33,6 +33,15 @@ class FaultLog:
         if self._counts[kind] <= MAX_PER_KIND:
             self._faults.append(Fault(kind, message, paddr, path, count))
 
+    def extend(self, other: FaultLog) -> None:
+        """All faults of another log behind those of this one."""
+        for fault in other._faults:
+            self.add(
+                fault.kind, fault.message, paddr=fault.paddr, path=fault.path, count=fault.count
+            )
+        for kind, count in other._counts.items():
+            self._counts[kind] += max(0, count - MAX_PER_KIND)
+
     def result(self) -> tuple[Fault, ...]:
         """All that was kept, and one closing fault for each kind that had more."""
         more = [
@@ -41,3 +50,28 @@ class FaultLog:
             if count > MAX_PER_KIND
         ]
         return (*self._faults, *more)
+
+
+class FaultLogs:
+    """The faults of many things that are read together, each in a log of its own."""
+
+    def __init__(self) -> None:
+        self._logs: dict[int, FaultLog] = {}
+
+    def of(self, number: int) -> FaultLog:
+        """The log of one thing."""
+        return self._logs.setdefault(number, FaultLog())
+
+    def update(self, other: FaultLogs, shift: int = 0) -> None:
+        """Add those of other logs, whose numbers count from ``shift``."""
+        for number, log in other._logs.items():
+            self.of(number + shift).extend(log)
+
+    def drop(self, number: int) -> None:
+        """Forget the faults of one thing."""
+        self._logs.pop(number, None)
+
+    def pass_on(self, faults: FaultLog) -> None:
+        """Enter all of them in one log, in the order of the things."""
+        for number in sorted(self._logs):
+            faults.extend(self._logs[number])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect.errors import MissingMemoryError, OutsideMemoryError
 from kho_inspect.geometry import PageGeometry
+from kho_inspect.intervals import I64
 from kho_inspect.limits import Limits
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import Path
 from kho_inspect.units import PhysAddr, human_size
-from kho_inspect.walk.faults import FaultLog
+from kho_inspect.walk.faults import FaultLog, FaultLogs
 
 Trouble: TypeAlias = tuple[FaultKind, str]
 """A fault and its message, in which ``{at}``, ``{last}`` (page read) and ``{number}`` may stand."""
@@ -105,3 +110,91 @@ class PageList:
         words = message.format(at=at, last=last, number=len(self.addresses))
         self._faults.add(kind, words, paddr=at, path=path)
         return None
+
+
+class PageLists:
+    """Many lists, each known by its number: one page more of all of them is read at a time.
+
+    Every page begins with the address of the next one, as u64.
+    """
+
+    def __init__(
+        self,
+        page: ListPage,
+        memory: PhysicalMemory,
+        geometry: PageGeometry,
+        first: NDArray[np.uint64],
+        logs: FaultLogs,
+        path: Callable[[int, int], Path],
+    ) -> None:
+        """``path``: that of a page, by the number of its list and its own in the list."""
+        self._of, self._path, self._logs = (page, memory, geometry), path, logs
+        self._lists: dict[int, PageList] = {}
+        self.at = first.copy()
+        """What each list goes on with; 0 at its end."""
+        self.broken = np.zeros(len(first), dtype=bool)
+        """Which lists came to a link that must not be followed."""
+        self.depth = 0
+        """Pages read of each list that goes on."""
+        self._read: list[tuple[I64, NDArray[np.uint64]]] = []
+
+    def read(
+        self, too_long: Callable[[int], Trouble | None], long: NDArray[np.bool_]
+    ) -> tuple[I64, NDArray[np.uint8]]:
+        """The numbers of the lists that go on, and a page of each, shape ``(n, page size)``.
+
+        ``long``: which lists are ``too_long``.
+        """
+        _, memory, geometry = self._of
+        numbers = np.flatnonzero(self.at)
+        here, stop = self.at[numbers], long[numbers]
+        if self.depth:
+            pairs = zip(numbers.tolist(), here.tolist(), strict=True)
+            stop |= [at in self._lists[number].addresses for number, at in pairs]
+        stop |= here % np.uint64(geometry.page_size) != 0
+        stop[~stop] = ~memory.stored_mask(here[~stop], geometry.page_size)
+        for number, at in zip(numbers[stop].tolist(), here[stop].tolist(), strict=True):
+            self._list(number).read(at, self._path(number, self.depth), too_long(number))
+        self.at[numbers[stop]], self.broken[numbers[stop]] = 0, True
+        numbers, here = numbers[~stop], here[~stop]
+        pages = memory.gather(here, np.dtype((np.void, geometry.page_size)))
+        data = pages.view(np.uint8).reshape(len(here), geometry.page_size)
+        following = data[:, :8].copy().view("<u8")[:, 0]
+        self.at[numbers] = following
+        self._read.append((numbers, here))
+        on = following > 0
+        for number, at in zip(numbers[on].tolist(), here[on].tolist(), strict=True):
+            self._list(number).addresses[at] = None
+        self.depth += 1
+        return numbers, data
+
+    def _list(self, number: int) -> PageList:
+        if number not in self._lists:
+            self._lists[number] = PageList(*self._of, self._logs.of(number))
+        return self._lists[number]
+
+    def pages(self) -> tuple[NDArray[np.uint64], I64]:
+        """The addresses of all pages read, list by list, and the bounds of each list in them."""
+        none: list[Any] = [np.empty(0, dtype=np.uint64)]
+        return by_number(
+            len(self.at), [one for one, _ in self._read], none + [one for _, one in self._read]
+        )
+
+
+def by_number(
+    count: int, numbers: list[I64], columns: list[NDArray[Any]]
+) -> tuple[NDArray[Any], I64]:
+    """What was found of ``count`` things, thing by thing, and the bounds of each in it.
+
+    ``numbers``: whose each of the concatenated ``columns`` is.
+    """
+    whose = np.concatenate([np.empty(0, dtype=np.int64), *numbers])
+    bounds = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(np.bincount(whose, minlength=count), out=bounds[1:])
+    return np.concatenate(columns)[np.argsort(whose, kind="stable")], bounds
+
+
+def joined_bounds(parts: Iterable[I64]) -> I64:
+    """The bounds of things whose columns stand behind each other."""
+    counts = [np.diff(bounds) for bounds in parts]
+    return np.append(0, np.cumsum(np.concatenate([np.empty(0, dtype=np.int64), *counts])))

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.geometry import PageGeometry
+from kho_inspect.intervals import I64
 from kho_inspect.layouts.views import dtype_of, parse_record
-from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc, kho_vmalloc_chunk
+from kho_inspect.layouts.vmalloc import KHO_VMALLOC_FLAGS, kho_vmalloc
 from kho_inspect.memory import PhysicalMemory
-from kho_inspect.model.contents import VmallocArea
+from kho_inspect.model.contents import VmallocArea, VmallocAreas
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import Path, Step, StepKind
-from kho_inspect.units import plural
-from kho_inspect.walk.faults import FaultLog
-from kho_inspect.walk.pages import ListPage, PageList
+from kho_inspect.units import PhysAddr, plural
+from kho_inspect.walk.faults import FaultLog, FaultLogs
+from kho_inspect.walk.pages import ListPage, PageLists, Trouble, by_number, joined_bounds
 
 _CHUNKS = ListPage(
     "vmalloc chunk",
@@ -27,6 +32,7 @@ _CHUNKS = ListPage(
     cycle=(FaultKind.VMALLOC_CYCLE, "vmalloc chunk {last:#x} links back to chunk {at:#x}"),
     misaligned=FaultKind.VMALLOC_CHUNK_MISALIGNED,
 )
+_DESCRIPTOR = dtype_of(kho_vmalloc)
 _NONE = np.empty(0, dtype=np.uint64)
 
 
@@ -48,121 +54,228 @@ def walk_vmalloc(
     faults: FaultLog,
     limit: int | None = None,
 ) -> VmallocArea:
-    """Follow the chunk list of a parsed ``struct kho_vmalloc``.
+    """Follow the chunk list of one parsed ``struct kho_vmalloc``; see :func:`walk_areas`."""
+    fields = [tuple(getattr(descriptor, name) for name in _DESCRIPTOR.names or ())]
+    logs = FaultLogs()
+    one = np.array(fields, dtype=_DESCRIPTOR)
+    areas = walk_areas(memory, geometry, one, lambda number: path, logs, limit)
+    logs.pass_on(faults)
+    return areas[0]
 
-    As the kernel does, a zero entry ends its chunk but not the list. The list is given up once
-    it has more chunks than any writer would use for ``total_pages``, or names more than ``limit``
-    pages, its own included: those of the machine, without what other areas take.
+
+def walk_areas(
+    memory: PhysicalMemory,
+    geometry: PageGeometry,
+    descriptors: NDArray[Any],
+    path: Callable[[int], Path],
+    logs: FaultLogs,
+    limit: int | None = None,
+) -> VmallocAreas:
+    """Follow the chunk lists of some ``struct kho_vmalloc``, all of them together.
+
+    As the kernel does, a zero entry ends its chunk but not the list. A list is given up once
+    it has more chunks than any writer would use for ``total_pages``, or with all lists before it
+    names more than ``limit`` pages, their own included: those of the machine.
     """
     if limit is None:
         limit = pages_of(memory, geometry)
-    first, total_pages = descriptor.first, descriptor.total_pages
-    flags, order = descriptor.flags, descriptor.order
-    if not _check_descriptor(flags, order, geometry, path, faults):
-        return VmallocArea(first, total_pages, flags, order, (), _NONE, path)
-    layout = dtype_of(kho_vmalloc_chunk(geometry))
-    slots = layout["phys"].shape[0]
-    # The writer appends a chunk whenever one is filled to the last slot, so one may be empty.
-    most_chunks = (total_pages >> order) // slots + 1
-    pages = PageList(_CHUNKS, memory, geometry, faults)
-    chunks = pages.addresses
-    pieces: list[NDArray[np.uint64]] = []
-    entries, at = 0, first
-    while at:
-        here = (*path, Step(StepKind.CHUNK, len(chunks)))
-        too_long = ""
-        if len(chunks) >= most_chunks:
-            enough = f"{len(chunks)} chunks, enough for its {plural(total_pages, 'page')}"
-            too_long = f"vmalloc chunk list goes on at {at:#x} after {enough}"
-        elif entries + len(chunks) >= limit:
-            too_long = (
-                f"vmalloc chunk list is not followed to {at:#x}: with all lists before it, it "
+    found = FaultLogs()
+    areas = _Walker(memory, geometry, descriptors, path, found, limit).follow()
+    if areas is not None:
+        logs.update(found)
+        return areas
+    # Some of them name too many: which ones, their order decides.
+    half, parts = len(descriptors) // 2, []
+    for low, high in ((0, half), (half, len(descriptors))):
+        at, found = partial(_shifted, path, low), FaultLogs()
+        parts.append(walk_areas(memory, geometry, descriptors[low:high], at, found, limit))
+        limit -= len(parts[-1].chunks) + len(parts[-1].phys)
+        logs.update(found, low)
+    return joined(parts, path)
+
+
+def _shifted(path: Callable[[int], Path], by: int, number: int) -> Path:
+    return path(number + by)
+
+
+def joined(parts: Sequence[VmallocAreas], path: Callable[[int], Path]) -> VmallocAreas:
+    """Areas behind each other."""
+    return VmallocAreas(
+        np.concatenate([part.descriptors for part in parts]),
+        np.concatenate([part.chunks for part in parts]),
+        joined_bounds([part.chunk_bounds for part in parts]),
+        np.concatenate([part.phys for part in parts]),
+        joined_bounds([part.bounds for part in parts]),
+        path,
+    )
+
+
+@dataclass
+class _Walker:
+    """The areas of one attempt, which ends where the limit is reached."""
+
+    memory: PhysicalMemory
+    geometry: PageGeometry
+    descriptors: NDArray[Any]
+    path: Callable[[int], Path]
+    logs: FaultLogs
+    limit: int
+
+    def follow(self) -> VmallocAreas | None:
+        """The areas; None where the limit is for one of several to keep."""
+        count, slots = len(self.descriptors), self.geometry.page_size // 8 - 1
+        good = self.check_descriptors()
+        self.total = self.descriptors["total_pages"].astype(np.int64)
+        self.order = np.minimum(self.descriptors["order"], 63).astype(np.int64)
+        # The writer appends a chunk whenever one is filled to the last slot, so one may be empty.
+        self.most = (self.total >> self.order) // slots + 1
+        first = np.where(good, self.descriptors["first"], np.uint64(0))
+        lists = PageLists(_CHUNKS, self.memory, self.geometry, first, self.logs, self.chunk_path)
+        self.lists = lists
+        self.entries = np.zeros(count, dtype=np.int64)
+        owners: list[I64] = []
+        pieces: list[NDArray[np.uint64]] = [_NONE]
+        used = 0
+        while lists.at.any():
+            long = (lists.depth >= self.most) | (self.entries + lists.depth >= self.limit)
+            numbers, pages = lists.read(self.too_long, long)
+            phys, counts = _used(pages[:, 8:].copy().view("<u8"))
+            owners.append(np.repeat(numbers, counts))
+            pieces.append(phys)
+            self.check_alignment(phys, owners[-1])
+            self.entries[numbers] += counts
+            used += len(numbers) + len(phys)
+            if count > 1 and used >= self.limit > 0:
+                return None
+        phys, bounds = by_number(count, owners, pieces)
+        phys, bounds = self.named_once(phys, bounds)
+        chunks, chunk_bounds = lists.pages()
+        areas = VmallocAreas(self.descriptors, chunks, chunk_bounds, phys, bounds, self.path)
+        pages_named = (bounds[1:] - bounds[:-1]).astype(float) * 2.0**self.order
+        whole = good & ~lists.broken & (np.diff(bounds) == self.entries)
+        for number in np.flatnonzero(whole & (pages_named != self.total)).tolist():
+            area = areas[number]
+            self.logs.of(number).add(
+                FaultKind.VMALLOC_COUNT,
+                f"vmalloc chunks name {plural(area.pages, 'page')}, "
+                f"total_pages is {area.total_pages:,}",
+                paddr=area.first or None,
+                path=area.path,
+            )
+        return areas
+
+    def chunk_path(self, number: int, depth: int) -> Path:
+        return (*self.path(number), Step(StepKind.CHUNK, depth))
+
+    def too_long(self, number: int) -> Trouble | None:
+        """Why a list goes on for too long; None where it does not."""
+        depth, pages = self.lists.depth, int(self.total[number])
+        if depth >= self.most[number]:
+            enough = f"{depth} chunks, enough for its {plural(pages, 'page')}"
+            words = f"vmalloc chunk list goes on at {{at:#x}} after {enough}"
+        elif self.entries[number] + depth >= self.limit:
+            words = (
+                "vmalloc chunk list is not followed to {at:#x}: with all lists before it, it "
                 "names more pages than the machine has"
             )
-        data = pages.read(at, here, (FaultKind.VMALLOC_TOO_LONG, too_long) if too_long else None)
-        if data is None:
-            break
-        chunk = np.frombuffer(data, dtype=layout, count=1)[0]
-        phys = _used(chunk["phys"])
-        _check_alignment(phys, order, geometry, here, faults)
-        pieces.append(phys)
-        entries += len(phys)
-        at = int(chunk["next"])
-    phys = pieces[0] if len(pieces) == 1 else np.concatenate([_NONE, *pieces])
-    phys = _named_once(phys, path, faults)
-    area = VmallocArea(first, total_pages, flags, order, tuple(chunks), phys, path)
-    if not area.whole and not at and len(phys) == entries:
-        faults.add(
-            FaultKind.VMALLOC_COUNT,
-            f"vmalloc chunks name {plural(area.pages, 'page')}, total_pages is {total_pages:,}",
-            paddr=first or None,
-            path=path,
-        )
-    return area
+        else:
+            return None
+        return FaultKind.VMALLOC_TOO_LONG, words
+
+    def check_descriptors(self) -> NDArray[np.bool_]:
+        """Which descriptors make sense enough to be followed."""
+        flags, order = self.descriptors["flags"], self.descriptors["order"]
+        known = sum(KHO_VMALLOC_FLAGS)
+        good: NDArray[np.bool_] = order <= self.geometry.order0_bit
+        for number in np.flatnonzero((flags & ~np.uint16(known) != 0) | ~good).tolist():
+            log, path = self.logs.of(number), self.path(number)
+            bits, exponent = int(flags[number]), int(order[number])
+            if bits & ~known:
+                words = f"vmalloc flags {bits:#x} have unknown bits {bits & ~known:#x}"
+                log.add(FaultKind.VMALLOC_FLAGS, f"{words}: the kernel ignores them", path=path)
+            if not good[number]:
+                words = f"vmalloc order is {exponent}, more than any address has room for"
+                log.add(FaultKind.VMALLOC_ORDER, words, path=path)
+        return good
+
+    def check_alignment(self, phys: NDArray[np.uint64], owners: I64) -> None:
+        """One fault for each chunk just read with entries that are not aligned to their order."""
+        unit = np.uint64(1) << np.minimum(self.order + self.geometry.shift, 63).astype(np.uint64)
+        bad = np.flatnonzero(phys & (unit - np.uint64(1))[owners])
+        whose, first, count = np.unique(owners[bad], return_index=True, return_counts=True)
+        for number, at, many in zip(
+            whose.tolist(), bad[first].tolist(), count.tolist(), strict=True
+        ):
+            entry, order = at - int(np.searchsorted(owners, number)), int(self.order[number])
+            self.logs.of(number).add(
+                FaultKind.VMALLOC_MISALIGNED,
+                f"vmalloc entry {entry} is {int(phys[at]):#x}, not aligned to order {order}",
+                paddr=int(phys[at]),
+                path=self.chunk_path(number, self.lists.depth - 1),
+                count=many,
+            )
+
+    def named_once(self, phys: NDArray[np.uint64], bounds: I64) -> tuple[NDArray[np.uint64], I64]:
+        """The entries of each area up to the first that stands in it a second time.
+
+        No area has a page twice, and what names one a million times would be read as often.
+        """
+        counts = np.diff(bounds)
+        if not (counts > 1).any():
+            return phys, bounds
+        owners = np.repeat(np.arange(len(counts)), counts)
+        order = np.lexsort((phys, owners))
+        same = (phys[order[1:]] == phys[order[:-1]]) & (owners[order[1:]] == owners[order[:-1]])
+        again = np.sort(order[1:][same])
+        if not len(again):
+            return phys, bounds
+        whose, first, count = np.unique(owners[again], return_index=True, return_counts=True)
+        for number, at, many in zip(
+            whose.tolist(), again[first].tolist(), count.tolist(), strict=True
+        ):
+            entry = at - int(bounds[number])
+            self.logs.of(number).add(
+                FaultKind.VMALLOC_DUPLICATE,
+                f"vmalloc entry {entry} is {int(phys[at]):#x}, which stands there before",
+                paddr=int(phys[at]),
+                path=self.path(number),
+                count=many,
+            )
+            counts[number] = entry
+        kept = np.arange(len(phys)) - np.repeat(bounds[:-1], np.diff(bounds)) < counts[owners]
+        return phys[kept], np.append(0, np.cumsum(counts))
 
 
-def _named_once(phys: NDArray[np.uint64], path: Path, faults: FaultLog) -> NDArray[np.uint64]:
-    """The entries up to the first that stands there a second time.
-
-    No area has a page twice, and what names one a million times would be read as often.
-    """
-    if len(phys) < 2:
-        return phys
-    order = np.argsort(phys, kind="stable")
-    again = order[1:][phys[order[1:]] == phys[order[:-1]]]
-    if not len(again):
-        return phys
-    first = int(again.min())
-    faults.add(
-        FaultKind.VMALLOC_DUPLICATE,
-        f"vmalloc entry {first} is {int(phys[first]):#x}, which stands there before",
-        paddr=int(phys[first]),
-        path=path,
-        count=len(again),
-    )
-    return phys[:first]
-
-
-def _used(phys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A copy of the entries before the terminating zero."""
+def _used(phys: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], I64]:
+    """The entries of each chunk before its terminating zero, chunk by chunk, and their number."""
     zero = phys == 0
-    first = int(zero.argmax())
-    return phys[:first].copy() if zero[first] else phys.copy()
+    counts: I64 = np.where(zero.any(axis=1), zero.argmax(axis=1), phys.shape[1])
+    return phys[np.arange(phys.shape[1]) < counts[:, None]], counts
 
 
-def _check_descriptor(
-    flags: int, order: int, geometry: PageGeometry, path: Path, faults: FaultLog
-) -> bool:
-    """Whether the descriptor makes sense enough to be followed."""
-    unknown = flags & ~sum(KHO_VMALLOC_FLAGS)
-    if unknown:
-        faults.add(
-            FaultKind.VMALLOC_FLAGS,
-            f"vmalloc flags {flags:#x} have unknown bits {unknown:#x}: the kernel ignores them",
-            path=path,
-        )
-    if order > geometry.order0_bit:
-        faults.add(
-            FaultKind.VMALLOC_ORDER,
-            f"vmalloc order is {order}, more than any address has room for",
-            path=path,
-        )
-    return order <= geometry.order0_bit
+def read_areas(
+    memory: PhysicalMemory,
+    geometry: PageGeometry,
+    areas: VmallocAreas,
+    dtype: np.dtype[Any],
+    counts: Iterable[int],
+    budget: int,
+) -> tuple[NDArray[Any], I64]:
+    """The first ``counts`` entries of each area, area by area, and how many of each could be read.
 
-
-def _check_alignment(
-    phys: NDArray[np.uint64], order: int, geometry: PageGeometry, path: Path, faults: FaultLog
-) -> None:
-    mask = (1 << min(order + geometry.shift, 63)) - 1
-    if int(np.bitwise_or.reduce(phys)) & mask:
-        bad = np.flatnonzero(phys & np.uint64(mask))
-        faults.add(
-            FaultKind.VMALLOC_MISALIGNED,
-            f"vmalloc entry {int(bad[0])} is {int(phys[bad[0]]):#x}, not aligned to order {order}",
-            paddr=int(phys[bad[0]]),
-            path=path,
-            count=len(bad),
-        )
+    None behind a missing piece, nor once ``budget`` bytes are read.
+    """
+    parts: list[memoryview] = []
+    held: list[int] = []
+    unit, phys, bounds = dtype.itemsize, areas.phys.tolist(), areas.bounds.tolist()
+    orders = areas.descriptors["order"].tolist()
+    for low, high, order, count in zip(bounds[:-1], bounds[1:], orders, counts, strict=True):
+        size, before = min(count, budget // unit) * unit, len(parts)
+        parts += _pieces(memory, phys[low:high], geometry.page_size << order, size)
+        size = sum(map(len, parts[before:]))
+        held.append(size // unit)
+        budget -= size
+    return np.frombuffer(b"".join(parts), dtype), np.array(held, dtype=np.int64)
 
 
 def read_area(
@@ -172,14 +285,18 @@ def read_area(
 
     Never more than the pages that the chunks name hold, however large ``size`` is.
     """
-    if not len(area.phys):
-        return b""
     piece = geometry.page_size << area.order
-    parts: list[memoryview] = []
-    for paddr in area.phys[: -(-size // piece)].tolist():
+    return b"".join(_pieces(memory, area.phys.tolist(), piece, size))
+
+
+def _pieces(
+    memory: PhysicalMemory, paddrs: list[PhysAddr], piece: int, size: int
+) -> Iterator[memoryview]:
+    """``size`` bytes out of pieces of memory, up to the first that is missing."""
+    for paddr in paddrs[: -(-size // piece)]:
         try:
-            parts.append(memory.read(paddr, min(piece, size)))
+            part = memory.read(paddr, min(piece, size))
         except MissingMemoryError:
-            break
-        size -= len(parts[-1])
-    return b"".join(parts)
+            return
+        yield part
+        size -= len(part)

@@ -420,7 +420,7 @@ def test_a_thousand_owners_at_the_end_of_the_address_space() -> None:
 def test_owners_stand_in_the_order_in_which_they_were_met() -> None:
     log = ClaimLog(12)
     for owner in OWNERS[:2]:
-        log.add_owner(owner)
+        log.add_owners([owner])
     for owner in [OWNERS[2], OWNERS[1], OWNERS[2]]:
         log.add(owner, ClaimKind.STRUCTURE, 0, 1)
     claims = log.result()

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from kho_inspect.decoders.context import Context, FileEntry
+from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.kho_test import KhoTest
 from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.decoders.registry import FILE_DECODERS
+from kho_inspect.model.contents import FileEntry
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.luo import Luo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -60,6 +60,10 @@ class CountedMemory:
     def read(self, paddr: int, size: int) -> memoryview:
         self.reads.append(paddr)
         return self.memory.read(paddr, size)
+
+    def gather(self, paddrs: NDArray[np.uint64], dtype: np.dtype[Any]) -> NDArray[Any]:
+        self.reads += paddrs.tolist()
+        return self.memory.gather(paddrs, dtype)
 
     def stored_mask(self, paddrs: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
         return self.memory.stored_mask(paddrs, size)
