@@ -148,6 +148,21 @@ def test_each_violation_is_refused_with_its_offset(name: str) -> None:
     assert caught.value.source == "some.dtb"
 
 
+@pytest.mark.parametrize(
+    ("name", "what", "length"),
+    [
+        ("property name open", "property name", 1),
+        ("node name open", "node name", 4),
+        ("node name of 8 KiB", "node name", 4096),
+    ],
+)
+def test_an_open_name_is_said_with_the_bytes_that_were_searched(
+    name: str, what: str, length: int
+) -> None:
+    with pytest.raises(FdtError, match=f"{what} does not end within {length} bytes"):
+        fdt.parse(VIOLATIONS[name])
+
+
 @pytest.mark.parametrize("kept", range(12))
 def test_a_cut_token_is_refused_at_the_cell_that_is_missing(kept: int) -> None:
     blob = fdt_container(ROOT + prop(0, 0)[:kept], b"x\0")

@@ -19,7 +19,7 @@ from tests.support.builder import Image
 from tests.support.cli import SAMPLES
 from tests.support.looking import blocks_of, look
 from tests.support.luo_builder import File, Session, luo_v5, memfd
-from tests.support.running import in_process, save
+from tests.support.running import document, in_process, save
 
 
 def limit_message(handover: Handover) -> str:
@@ -52,6 +52,17 @@ def test_runs_beyond_the_budget_cost_the_leaves_that_follow(
     assert not whole.faults
 
 
+def test_as_many_runs_as_the_budget_allows_cost_no_leaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(radix, "BATCH_BYTES", 4096)
+    image, dtb = scattered()
+    empty = image.node(image.key(256 << 20, 0), 0)
+    image.write(empty, bytes(image.page_size))
+    first = {(paddr, order) for paddr, order in image.preserved if paddr < 128 << 20}
+    runs = sum((paddr - (4096 << order), order) not in first for paddr, order in first)
+    assert not look(image, dtb, limits=Limits(runs=runs)).faults
+    assert limit_message(look(image, dtb, limits=Limits(runs=runs - 1)))
+
+
 def test_nodes_beyond_the_budget_cost_what_they_lead_to() -> None:
     image, dtb = scattered()
     nodes = len(image.nodes)
@@ -60,6 +71,22 @@ def test_nodes_beyond_the_budget_cost_what_they_lead_to() -> None:
     assert handover.tree is not None
     assert handover.tree.nodes == nodes - 1
     assert not look(image, dtb, limits=Limits(nodes=nodes)).faults
+
+
+def test_as_many_nodes_as_the_budget_allows_cost_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(radix, "BATCH_BYTES", 4096)
+    image = Image()
+    image.preserve(4 << 20, 9)
+    image.preserve(8 << 20, 0)
+    dtb = image.finish()
+    last = image.node(image.key(8 << 20, 0), 1)
+    image.write(last, bytes(image.page_size))  # a table without pointers, after all others
+    files = save(image, tmp_path, dtb)
+    whole = document("tree", *files)
+    nodes = whole["tree"]["nodes"]
+    assert document("tree", *files, "--max-nodes", str(nodes)) == whole
 
 
 def test_tables_that_all_point_to_each_other_are_followed_within_the_budget(

@@ -73,7 +73,7 @@ class ClaimLog:
         ``counts``: pieces of each claim, which stand behind each other; none is no claim.
         """
         starts, ends = pfns, pfns + pages
-        if len(pfns) and (ends.max() > self.end or pfns.max() >= self.end):
+        if len(pfns) and ends.max() > self.end:
             starts = np.minimum(pfns, self.end - 1)
             ends = np.minimum(starts + pages, self.end)
         self._flush()

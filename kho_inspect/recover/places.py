@@ -86,8 +86,8 @@ class Places:
         """
         selector, _, tail = text.rpartition("+")
         try:
-            offset = parse_size(tail) if selector else 0
             if selector:
+                offset = parse_size(tail)
                 return [(item, offset) for item in self._select(selector)]
         except (ValueError, SelectorError):
             pass  # a name with a plus sign, or START+LEN

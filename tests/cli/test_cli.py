@@ -328,3 +328,11 @@ def test_sample_agrees_with_truth() -> None:
         assert blob["sha256"] == expected["sha256"]
         assert blob["preserved"] is expected["preserved"]
     assert seen["faults"] == []
+
+
+def test_an_address_without_a_length_reads_256_bytes() -> None:
+    short, long = (
+        kho_inspect("read", DUMP, DTB, where, "--json").stdout
+        for where in ("0x4b0000", "0x4b0000+256")
+    )
+    assert json.loads(short)["parts"] == json.loads(long)["parts"]

@@ -85,6 +85,24 @@ def test_any_records_read_as_if_written_in_order(
         file.forget(at, at + length)
 
 
+@pytest.mark.parametrize("start", [0, 1 << 30])
+def test_more_than_64_mib_without_a_record_are_refused_with_their_size(
+    start: int, tmp_path: Path
+) -> None:
+    gap = 64 << 20
+    write_flattened(tmp_path / "flat", [(start, b"x" * PAGE), (start + PAGE + gap, b"y" * PAGE)])
+    file = FlattenedFile(MappedFile(str(tmp_path / "flat")))
+    whole = bytes(file.view[start : start + gap + 2 * PAGE])
+    assert (whole[:PAGE], len(whole)) == (b"x" * PAGE, gap + 2 * PAGE)
+    assert (whole[-PAGE:], whole[gap : gap + PAGE]) == (b"y" * PAGE, bytes(PAGE))
+    write_flattened(
+        tmp_path / "wide", [(start, b"x" * PAGE), (start + PAGE + 2 * gap, b"y" * PAGE)]
+    )
+    file = FlattenedFile(MappedFile(str(tmp_path / "wide")))
+    with pytest.raises(UnreadableInputError, match=f"no data for 128 MiB of .* {start:#x}"):
+        file.view[start : start + 2 * gap + 2 * PAGE]
+
+
 def test_a_flattened_file_cut_short_is_noted(dump: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     data = dump.read_bytes()

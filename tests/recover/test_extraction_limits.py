@@ -11,6 +11,7 @@ import pytest
 from tests.support import luo_builder as write
 from tests.support.builder import Image, Tree, fdt_blob
 from tests.support.extracting import Case
+from tests.support.kdump_writer import write_kdump
 from tests.support.luo_builder import File, Session
 from tests.support.running import in_process, save
 
@@ -129,6 +130,13 @@ def test_one_block_named_thousands_of_times_stays_within_the_budget(tmp_path: Pa
     assert sum(source["size"] for source in item["sources"]) <= 2 * dump + (4 << 20)
     assert disk_use(case.out) <= 2 * dump + (8 << 20)
     assert {gap["why"] for gap in item["gaps"]} == {"more than the dump holds"}
+    taken = [(source["offset"], source["offset"] + source["size"]) for source in item["sources"]]
+    lost = [(start, end) for start, end, _ in gaps_of(item)]
+    reach = 0
+    for start, end in sorted([*taken, *lost]):
+        assert start == reach  # each byte of the file is in the dump, or in one gap
+        reach = end
+    assert reach == item["size"]
 
 
 def test_a_test_folio_named_thousands_of_times_is_one_file(tmp_path: Path) -> None:
@@ -178,6 +186,21 @@ def test_folios_that_are_not_stored_are_gaps_and_exit_1(tmp_path: Path) -> None:
     assert [source["offset"] for source in item["sources"]] == [0, 2 * PAGE]
     others = [one for selector, one in found.items() if not selector.startswith("LUO/")]
     assert not any(one["gaps"] for one in others)
+
+
+def test_a_folio_that_does_not_unpack_is_a_gap_and_costs_no_other(tmp_path: Path) -> None:
+    image = Image()
+    content = write.pattern(4 * PAGE, 1)
+    made = write.memfd(image, content, layout=[(3, 0), (0, 0), (2, 0), (1, 0)])
+    case = one_memfd(tmp_path, image, made)
+    layout = write_kdump(case.files[0], {at // PAGE: bytes(it) for at, it in image.pages.items()})
+    with case.files[0].open("r+b") as dump:
+        dump.seek(layout.descriptors + 24 * sorted(image.pages).index(made.folios[2].paddr))
+        dump.seek(int.from_bytes(dump.read(8), "little"))
+        dump.write(b"no zlib stream")
+    item = case.extract("LUO", status=1)["LUO/vm/0x1"]
+    assert gaps_of(item) == [(2 * PAGE, 3 * PAGE, "not stored")]
+    assert case.content(item) == content[: 2 * PAGE] + bytes(PAGE) + content[3 * PAGE :]
 
 
 def test_folios_outside_memory_are_gaps_and_exit_1(tmp_path: Path) -> None:

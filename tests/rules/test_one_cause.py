@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,10 @@ from kho_inspect.render.names import message_text
 from tests.support.broken import BROKEN, MAP
 from tests.support.broken_base import BEYOND, FREE
 from tests.support.broken_files import DIRTY, UPTODATE, folio
-from tests.support.luo_builder import u64
+from tests.support.builder import Image
+from tests.support.luo_builder import File, Session, luo_v5, memfd, u64
 from tests.support.reference import MIB, PAGE, Reference
+from tests.support.running import document, save
 from tests.support.verdicts import above_info, codes, verdict_of
 
 Damage = Callable[[Reference], object]
@@ -358,3 +361,16 @@ def test_one_unknown_handler_of_many_files_is_one_finding() -> None:
         it.image.write(entry, b"vfio-pci-v9".ljust(48, b"\0"))
     (finding,) = [one for one in verdict_of(it).findings if one.code == "KHO513"]
     assert (finding.count, len(finding.places)) == (3, 3)
+
+
+@pytest.mark.parametrize(("index", "found"), [(4, set()), (3, {"KHO525"}), (5, {"KHO526"})])
+def test_a_folio_of_four_pages_reaches_to_the_fifth(
+    index: int, found: set[str], tmp_path: Path
+) -> None:
+    image = Image()
+    made = memfd(image, bytes(5 * PAGE), layout=[(0, 2), (4, 0)])
+    image.write_u64(made.area.pieces[0] + 16 + 8, index)
+    luo_v5(image, [Session(b"vm", [File(1, made)])])
+    dump, dtb = save(image, tmp_path, image.finish())
+    findings = document("check", dump, dtb, "--select", "KHO52")["findings"]
+    assert {finding["code"] for finding in findings} == found

@@ -16,7 +16,7 @@ from kho_inspect.rules.engine import judge
 from kho_inspect.rules.statements import Integrity
 from kho_inspect.units import Extent
 from tests.support.builder import Tree, boot_dtb, fdt_blob
-from tests.support.reference import MIB, PAGE, Reference
+from tests.support.reference import MIB, PAGE, RAM_END, Reference
 from tests.support.verdicts import codes, options_for
 
 FREE = 0x6000_0000
@@ -58,6 +58,37 @@ def test_a_boot_dtb_that_contradicts_the_table_is_said(tmp_path: Path) -> None:
     assert finding.code == "KHO311"
     assert message_text(finding.message).startswith("/chosen of ")
     assert "boot.dtb names 0x72000000-0x72100000; setup_data at " in message_text(finding.message)
+
+
+@pytest.mark.parametrize(("before", "after"), [(PAGE // 2, 0), (0, PAGE // 2)])
+def test_an_area_with_one_unaligned_end_is_misaligned(
+    before: int, after: int, tmp_path: Path
+) -> None:
+    it = Reference()
+    it.scratch.append((0x7300_0000 + before, MIB - before + after))
+    (finding,) = judge(opened(it, tmp_path)).findings
+    assert (finding.code, finding.paddr) == ("KHO306", 0x7300_0000 + before)
+
+
+@pytest.mark.parametrize(("before", "after"), [(PAGE // 2, 0), (0, PAGE // 2)])
+def test_a_table_of_areas_outside_ram_with_one_unaligned_end_was_overwritten(
+    before: int, after: int, tmp_path: Path
+) -> None:
+    it = Reference()
+    it.scratch[:] = [(RAM_END + MIB + before, MIB - before + after)]
+    trouble = opened(it, tmp_path).scratch_trouble
+    assert trouble == "no scratch area is aligned or in RAM: the table was overwritten"
+    it.scratch[:] = [(RAM_END + MIB, MIB)]  # of another machine, but a table
+    assert opened(it, tmp_path).scratch_trouble is None
+
+
+@pytest.mark.parametrize(("size", "malformed"), [(MIB, False), (MIB + PAGE, True)])
+def test_an_area_that_ends_past_64_bits_is_malformed(
+    size: int, malformed: bool, tmp_path: Path
+) -> None:
+    it = Reference()
+    it.scratch.append(((1 << 64) - MIB, size))
+    assert ("KHO304" in codes(judge(opened(it, tmp_path)).findings)) is malformed
 
 
 def test_many_areas_are_summed_up(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import luo_builder as write
 from tests.support.broken import BROKEN
 from tests.support.builder import Image, Tree, fdt_blob
 from tests.support.captures import HOME, Capture
@@ -272,3 +273,17 @@ def test_addr_does_not_know_on_a_dump_taken_after_boot(tmp_path: Path) -> None:
     assert "overwritten" not in result.stdout
     (found,) = json.loads(in_process("addr", *files, "0x200000", "--json").stdout)["addresses"]
     assert found["preserved"] is None
+
+
+@pytest.mark.parametrize(("raw", "state"), [(True, "incomplete"), (False, "complete")])
+def test_owned_memory_outside_ram_is_lacking_only_where_no_header_names_the_ram(
+    raw: bool, state: str, tmp_path: Path
+) -> None:
+    image = Image()
+    image.preserve(1 << 34, 0)
+    made = write.memfd(image, b"", size=PAGE, extra=[((1 << 34) >> 12 | 3 << 52, 0)])
+    write.luo_v5(image, [write.Session(b"vm", [write.File(1, made)])])
+    dump, dtb = save(image, tmp_path, image.finish())
+    if raw:
+        image.write_raw(dump)
+    assert document("check", dump, dtb)["capture"]["state"] == state

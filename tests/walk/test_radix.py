@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover
 from kho_inspect.render.names import message_text, path_name
+from kho_inspect.walk import radix
 from tests.support.builder import Image
 from tests.support.looking import GEOMETRIES, SHIFTS, blocks_of, look, only_fault, open_image
 
@@ -324,3 +325,16 @@ def test_random_damage_never_raises_and_never_adds_nodes(data: st.DataObject) ->
     assert handover.tree is not None
     assert handover.tree.nodes <= memory.size // 4096
     assert all(message_text(fault.message) for fault in handover.faults)
+
+
+def test_runs_that_go_on_in_the_next_batch_of_leaves_read_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(radix, "BATCH_BYTES", 1)  # one to four leaves
+    image = Image(ram=(1 << 20, 3 << 30))
+    for leaf in range(1, 21):
+        border = leaf << 27  # the first page of a leaf
+        for page in (-2, -1, 0, 1, 5, 6, 9):
+            image.preserve(border + page * 4096, 0)
+    dtb = image.finish()
+    assert blocks_of(look(image, dtb, elf=True)) == image.preserved

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kho_inspect.inspection import Options, inspect
+from kho_inspect.limits import Limits
 from kho_inspect.model.chunk_list import ChunkList
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover
@@ -188,6 +189,21 @@ def test_a_bitmap_used_twice_counts_once(tmp_path: Path) -> None:
     found = image.look(tmp_path)
     fault = only_fault(found, FaultKind.NODE_ALIASED)
     assert path_name(fault.path) == "chunk 1 → bitmap 0"
+
+
+@pytest.mark.parametrize(("runs", "orders", "said"), [(4, 1, False), (3, 1, True), (4, 2, True)])
+def test_runs_are_beyond_the_budget_from_the_first_one_more(
+    tmp_path: Path, runs: int, orders: int, said: bool
+) -> None:
+    """Four runs of order 0, BASE among them; where there is another order, one run more."""
+    image = Image()
+    image.add(0, BASE | {100, 102, 104})
+    if orders > 1:
+        image.add(1, {200})
+    image.look(tmp_path)
+    options = Options(limits=Limits(runs=runs))
+    found = inspect(str(tmp_path / "dump"), str(tmp_path / "kho.dtb"), options)
+    assert [fault.kind for fault in found.faults] == [FaultKind.LIMIT] * said
 
 
 def test_an_empty_list_is_a_fault_not_a_crash(tmp_path: Path) -> None:
