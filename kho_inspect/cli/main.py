@@ -64,7 +64,10 @@ class LazyGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {option for param in self.get_params(ctx) for option in param.opts}
         if args and args[0] == "help" and not Path("help").exists():
-            args = [*args[1:2], "--help"]
+            asked = args[1:2]
+            if asked and asked[0] not in {*COMMANDS, *own}:
+                raise click.UsageError(f"no command {asked[0]!r}: --help lists them")
+            args = [*asked, "--help"]
         if args and args[0] not in own and args[0] not in COMMANDS:
             from difflib import get_close_matches
 

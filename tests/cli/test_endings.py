@@ -412,6 +412,13 @@ def test_help_of_a_command_is_its_help() -> None:
     asked = in_process("help", "check")
     assert asked.status == 0
     assert asked.stdout == in_process("check", "--help").stdout
+    assert in_process("help").stdout == in_process("--help").stdout
+
+
+def test_help_of_no_command_was_that_of_show() -> None:
+    asked = in_process("help", "nosuch")
+    assert (asked.status, asked.stdout) == (2, "")
+    assert "no command 'nosuch'" in asked.stderr
 
 
 # -- too little of something
