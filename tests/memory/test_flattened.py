@@ -103,6 +103,14 @@ def test_more_than_64_mib_without_a_record_are_refused_with_their_size(
         file.view[start : start + 2 * gap + 2 * PAGE]
 
 
+def test_a_flattened_file_of_neither_format_is_refused_with_its_first_8_bytes(
+    tmp_path: Path,
+) -> None:
+    write_flattened(tmp_path / "flat", [(0, b"01234567" * 1024)])
+    with pytest.raises(UnreadableInputError, match=r"it starts with 3031323334353637$"):
+        open_memory(str(tmp_path / "flat"))
+
+
 def test_a_flattened_file_cut_short_is_noted(dump: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     data = dump.read_bytes()

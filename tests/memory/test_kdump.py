@@ -104,6 +104,18 @@ def test_gathering_is_reading(dump: Path, layout: Layout) -> None:
     assert memory.gather(paddrs, U64).tolist() == expected
 
 
+def test_the_last_byte_before_an_excluded_page_is_stored(dump: Path, layout: Layout) -> None:
+    memory, last = open_memory(str(dump)), EXCLUDED.start * PAGE - 1
+    assert memory.presence(last) is memory.presence(last, 0) is Presence.STORED
+    assert memory.presence(last, 2) is Presence.EXCLUDED
+
+
+def test_chunks_smaller_than_a_page_are_pages(dump: Path, layout: Layout) -> None:
+    chunks = [(at // PAGE, len(data)) for at, data in open_memory(str(dump)).data_chunks(100, 0)]
+    assert [pfn for pfn, _ in chunks] == [0x101, 0x102, 0x104, 0x110]
+    assert {length for _, length in chunks} == {PAGE}
+
+
 def test_an_excluded_page_is_neither_missing_nor_zero(dump: Path, layout: Layout) -> None:
     memory = open_memory(str(dump))
     assert memory.presence(0x105000) is Presence.EXCLUDED
