@@ -96,7 +96,7 @@ PLANTED: list[tuple[str, str, bytes]] = [
     ("kdump", "kho_inspect.memory.kdump.read_header", b""),
     ("tree", "kho_inspect.walk.radix.RadixTree", b""),
     ("tree", "kho_inspect.walk.chunk_list.ChunkList", b"\x05"),
-    ("tree", "kho_inspect.walk.vmalloc.VmallocArea", b"\x07"),
+    ("tree", "kho_inspect.walk.vmalloc.VmallocAreas", b"\x07"),
     ("blobs", "kho_inspect.decoders.memblock.Memblock", b""),
     ("log", "kho_inspect.kernel_log.printk._Reader", b""),
     ("log", "kho_inspect.kernel_log.kernels.ring_at", b"\x03"),

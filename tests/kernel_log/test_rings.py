@@ -65,7 +65,7 @@ def test_its_release_is_null(tmp_path: Path) -> None:
     found = document("log", tmp_path / "dump.elf")
     assert [one["release"] for one in found["kernels"]] == [None]
     assert len(found["entries"]) > 30
-    assert "kernel 1  unknown (" in in_process("locate", tmp_path / "dump.elf").stdout
+    assert "kernel 1 unknown (" in in_process("locate", tmp_path / "dump.elf").stdout
 
 
 def test_damaged_descriptors_leave_carved_records() -> None:
