@@ -6,6 +6,8 @@ arithmetic on page frames throughout; nothing here is done page by page.
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import numpy as np
 
 from kho_inspect import intervals
@@ -80,18 +82,17 @@ def _shares(
     """
     lacking = intervals.Ruler(dangling)
     orders = sorted(preserved.runs, key=lambda order: len(preserved.runs[order][0]))
-    rulers = [intervals.Ruler(preserved.runs[order]) for order in orders]
+    # Of blocks that do not overlap, the order with the most runs has what is in no other one.
+    measured = orders if preserved.overlapping else orders[:-1]
+    rulers = [intervals.Ruler(preserved.runs[order]) for order in measured]
     sums = np.zeros((2, owners), dtype=np.int64)
     present = np.zeros(owners, dtype=bool)
     for at in range(0, len(pieces[0]), BATCH):
         starts, ends, owner = (column[at : at + BATCH] for column in pieces)
         pages = ends - starts - lacking.within(starts, ends)
         blocks, rest = np.zeros(len(starts), dtype=np.int64), pages.copy()
-        for number, (order, ruler) in enumerate(zip(orders, rulers, strict=True), 1):
-            if number < len(orders) or preserved.overlapping:
-                held = ruler.within(starts, ends)
-            else:
-                held = rest  # what is in no other order: most pieces, at no cost
+        for order, ruler in zip_longest(orders, rulers):
+            held = rest if ruler is None else ruler.within(starts, ends)
             blocks += held >> order
             rest -= held
         first = np.flatnonzero(np.diff(owner, prepend=-1))
