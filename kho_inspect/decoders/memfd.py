@@ -223,8 +223,10 @@ def _decode(compatible: str, context: Context, entries: Sequence[FileEntry]) -> 
     tables: list[NDArray[Any]] = [
         np.empty(0, dtype) for dtype in (np.int64, np.int16, np.uint64, np.int8)
     ]
+    owners = context.claims.add_owners(entry.owner for entry in entries)
     for at in range(0, max(len(entries), 1), TOGETHER):
-        part, folios = _read(compatible, context, entries[at : at + TOGETHER], at)
+        these = slice(at, at + TOGETHER)
+        part, folios = _read(compatible, context, entries[these], owners[these], at)
         parts.append(part)
         for column, held in zip(tables, folios, strict=True):
             column.resize(len(column) + len(held), refcheck=False)  # grows in place
@@ -247,7 +249,6 @@ def _decode(compatible: str, context: Context, entries: Sequence[FileEntry]) -> 
         before = np.append(0, np.cumsum(held))
         counts = np.diff(before[found.bounds])
         pfn, index, pages = pfn[held], index[held], pages[held]
-    owners = context.claims.add_owners(entry.owner for entry in entries)
     context.claims.add_columns(owners, CODES[ClaimKind.FOLIO], counts, pfn, pages, index)
     return found
 
@@ -268,11 +269,15 @@ def _area_path(entries: Sequence[FileEntry], number: int) -> Path:
 
 
 def _read(
-    compatible: str, context: Context, entries: Sequence[FileEntry], first: int
+    compatible: str, context: Context, entries: Sequence[FileEntry], owners: I64, first: int
 ) -> tuple[_Part, tuple[NDArray[Any], ...]]:
-    """Some files, ``first`` and those behind it, and their folios: the columns of a table."""
+    """Some files, ``first`` and those behind it, and their folios: the columns of a table.
+
+    ``owners``: the number of each file's owner.
+    """
     logs, geometry = FaultLogs(), context.geometry
-    read, records = _descriptors(context, LAYOUTS[compatible], entries, logs)
+    data = np.array([entry.data for entry in entries], dtype=np.uint64)
+    read, records = _descriptors(context, LAYOUTS[compatible], entries, data, logs)
     features: dict[int, Features] = {}
     if "features" in _names(records):
         features = {
@@ -288,31 +293,21 @@ def _read(
         context.pages_left,
     )
     context.pages_left -= len(areas.chunks) + len(areas.phys)
-    _claim(context, entries, read, areas)
+    _claim(context, data, owners, read, areas)
     wanted = np.minimum(records["nr_folios"], np.uint64(1 << 62)).astype(np.int64)
     # One more than are counted, where the table has room for it.
-    pieces, order = (
-        np.diff(areas.bounds),
-        np.minimum(areas.descriptors["order"], 63).astype(np.int64),
-    )
+    pieces = np.diff(areas.bounds)
+    order = np.minimum(areas.descriptors["order"], 63).astype(np.int64)
     room = np.minimum(pieces * 2.0 ** (order + geometry.shift) / _FOLIO.itemsize, 2.0**62)
     most = np.minimum(wanted + 1, room.astype(np.int64))
     folios, held = context.read_tables(areas, _FOLIO, most.tolist())
-    ends = np.cumsum(held)
-    _check_counts(
-        records["nr_folios"],
-        held.astype(np.uint64),
-        folios["pfn_flags"],
-        ends,
-        entries,
-        areas,
-        logs,
-    )
+    ends, word, counted = np.cumsum(held), folios["pfn_flags"], records["nr_folios"]
+    _check_counts(counted, held.astype(np.uint64), word, ends, entries, areas, logs)
     logs.pass_on(context.faults)
     more = held > wanted
     if more.any():
         folios = np.delete(folios, ends[more] - 1)
-    word = folios["pfn_flags"]
+        word = folios["pfn_flags"]
     pfn = (word & _PFN).view(np.int64)
     flags, index = (word >> _FLAGS).astype(np.int16), folios["index"].copy()
     part = _Part(read, records, features, areas, held - more)
@@ -320,10 +315,13 @@ def _read(
 
 
 def _descriptors(
-    context: Context, layout: Layout, entries: Sequence[FileEntry], logs: FaultLogs
+    context: Context,
+    layout: Layout,
+    entries: Sequence[FileEntry],
+    data: NDArray[np.uint64],
+    logs: FaultLogs,
 ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    """Which descriptors can be read, and all of them: zeros for the others."""
-    data = np.array([entry.data for entry in entries], dtype=np.uint64)
+    """Which descriptors can be read, and all of them: zeros for the others. ``data``: where."""
     read = data % np.uint64(context.geometry.page_size) == 0
     read[read] = context.memory.stored_mask(data[read], layout.sizeof())
     for number in np.flatnonzero(~read).tolist():
@@ -355,12 +353,15 @@ def _header(
 
 
 def _claim(
-    context: Context, entries: Sequence[FileEntry], read: NDArray[np.bool_], areas: VmallocAreas
+    context: Context,
+    data: NDArray[np.uint64],
+    owners: I64,
+    read: NDArray[np.bool_],
+    areas: VmallocAreas,
 ) -> None:
-    """The descriptors and their areas, file by file."""
+    """The descriptors, at ``data``, and their areas, file by file."""
     shift = np.uint64(context.geometry.shift)
-    files = np.arange(len(entries))
-    data = np.array([entry.data for entry in entries], dtype=np.uint64)
+    files = np.arange(len(data))
     pieces, chunks = np.diff(areas.bounds), np.diff(areas.chunk_bounds)
     pages = np.int64(1) << np.minimum(areas.descriptors["order"], 52).astype(np.int64)
     # Each kind: the files of its claims, and of their pieces the files, pages and lengths.
@@ -379,7 +380,6 @@ def _claim(
         [np.ones(len(claimer) - int((pieces > 0).sum()), np.int64), pieces[pieces > 0]]
     )
     by_file, by_claim = np.argsort(whose, kind="stable"), np.argsort(claimer, kind="stable")
-    owners = context.claims.add_owners(entry.owner for entry in entries)
     context.claims.add_columns(
         owners[claimer[by_claim]],
         codes[by_claim].astype(np.int8),

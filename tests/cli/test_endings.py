@@ -52,10 +52,8 @@ def within(module, name, act):
 """
 
 
-def rigged(act: str, where: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, with ``act`` to happen at one place."""
-    script = PRELUDE + f"def act():\n    {act}\n" + textwrap.dedent(where)
-    script += "\nfrom kho_inspect.__main__ import main\nmain()\n"
+def in_python(script: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    """A script in a process of its own, which imports this package."""
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, args)],
         cwd=REPO,
@@ -65,6 +63,13 @@ def rigged(act: str, where: str, *args: str | Path) -> subprocess.CompletedProce
         timeout=60,
         check=False,
     )
+
+
+def rigged(act: str, where: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, with ``act`` to happen at one place."""
+    script = PRELUDE + f"def act():\n    {act}\n" + textwrap.dedent(where)
+    script += "\nfrom kho_inspect.__main__ import main\nmain()\n"
+    return in_python(script, *args)
 
 
 OPENED = """
@@ -427,15 +432,7 @@ def test_help_of_no_command_was_that_of_show() -> None:
 def started(limit: str, *args: str | Path, act: str = "") -> subprocess.CompletedProcess[str]:
     """The command line where, once Python stands, ``limit`` is set and ``act`` done."""
     script = f"import resource, sys\nimport kho_inspect.__main__ as program\n{act}\n{limit}\n"
-    return subprocess.run(
-        [sys.executable, "-c", f"{script}program.main()", *map(str, args)],
-        cwd=REPO,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return in_python(f"{script}program.main()", *args)
 
 
 @pytest.mark.parametrize("command", ["show", "extract"])

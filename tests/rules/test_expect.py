@@ -23,6 +23,16 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return Path(dump), Path(dtb)
 
 
+def refused(text: str, folder: Path, files: tuple[Path, Path]) -> str:
+    """What is said of a file of expectations that is an error of usage."""
+    wishes = folder / "expect.toml"
+    wishes.write_text(text)
+    result = in_process("check", *files, "--expect", wishes)
+    assert (result.status, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"kho-inspect: {wishes}")
+    return result.stderr
+
+
 def assert_met(files: tuple[Path | str, ...], folder: Path) -> str:
     written = in_process("expect", *files)
     assert (written.status, written.stderr) == (0, "")
@@ -298,13 +308,9 @@ def test_every_line_is_told_apart(tmp_path: Path, sound: tuple[Path, Path]) -> N
 def test_files_that_cannot_be_understood(
     text: str, line: int, tmp_path: Path, sound: tuple[Path, Path]
 ) -> None:
-    wishes = tmp_path / "expect.toml"
-    wishes.write_text(text)
-    result = in_process("check", *sound, "--expect", wishes)
-    assert (result.status, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"kho-inspect: {wishes}")
-    assert f":{line}: " in result.stderr or f"line {line}" in result.stderr
-    assert "Traceback" not in result.stderr
+    stderr = refused(text, tmp_path, sound)
+    assert f":{line}: " in stderr or f"line {line}" in stderr
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize(
@@ -379,11 +385,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path, sound: tuple[Path,
 def test_a_hostile_or_empty_file_is_usage(
     text: str, words: str, tmp_path: Path, sound: tuple[Path, Path]
 ) -> None:
-    wishes = tmp_path / "expect.toml"
-    wishes.write_text(text)
-    result = in_process("check", *sound, "--expect", wishes)
-    assert (result.status, result.stdout) == (2, "")
-    assert words in result.stderr
+    assert words in refused(text, tmp_path, sound)
 
 
 def test_a_line_of_blanks_after_a_bracket_is_read_once() -> None:
