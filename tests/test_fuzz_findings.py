@@ -19,6 +19,7 @@ from kho_inspect.ownership.claims import ClaimLog
 from kho_inspect.recover.extract import Extractor
 from kho_inspect.render.addresses import MAX_OWNERS
 from kho_inspect.render.findings import MAX_ALIKE
+from kho_inspect.rules.base import MAX_PLACES
 from kho_inspect.units import Extent
 from tests.fuzz.entries import BytesFile
 from tests.support import luo_builder as write
@@ -66,6 +67,23 @@ def test_thousands_of_findings_do_not_keep_the_terminal_busy_for_minutes(
     assert result.status == 1
     assert f"… {most[1] - MAX_ALIKE:,} more: --json lists them" in result.stdout
     assert len(result.stdout.splitlines()) < 100
+
+
+def test_json_is_not_said_to_list_places_that_were_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image()
+    file = write.File(1, compatible=b"x", data=0)
+    write.luo_v5(image, [write.Session(b"same", [file] * (2 * MAX_PLACES))])
+    files = save(image, tmp_path, image.finish())
+    found = {one["code"]: one for one in document("check", *files)["findings"]}
+    most = max(found.values(), key=lambda one: one["count"])
+    assert most["count"] > len(most["places"]) == MAX_PLACES
+    left = f"… {most['count'] - MAX_ALIKE:,} more: --json lists {MAX_PLACES - MAX_ALIKE:,} of them"
+    monkeypatch.setenv("COLUMNS", "80")
+    assert left in in_process("check", *files).stdout
+    monkeypatch.delenv("COLUMNS")
+    assert f"… {most['count'] - MAX_PLACES:,} more\n" in in_process("check", *files).stdout
 
 
 def test_a_page_with_thousands_of_owners_is_not_a_screen_for_each(

@@ -8,7 +8,8 @@ import click
 
 from kho_inspect.cli.exit_codes import handover_status, misfit_of
 from kho_inspect.cli.layout import Command
-from kho_inspect.cli.options import Input, reads_handover, write_text
+from kho_inspect.cli.options import Input, reads_handover, write_lines
+from kho_inspect.model.selector import parse_glob
 from kho_inspect.render.safe import safe
 
 
@@ -17,10 +18,14 @@ from kho_inspect.render.safe import safe
 @click.argument("name", required=False)
 @click.option("--hexdump", is_flag=True, help="Print all bytes, whatever they are.")
 def command(given: Input, name: str | None, hexdump: bool) -> int:
-    """Sub-node blobs, all or the one called NAME."""
+    """Sub-node blobs, all or those called NAME (or that * and ? find)."""
     handover = given.inspect()
-    blobs = [blob for blob in handover.blobs if name in (None, blob.name)]
-    if name is not None and not blobs:
+    blobs = list(handover.blobs)
+    if name is not None:
+        glob = parse_glob(name)
+        matches = glob.fullmatch if glob else name.__eq__
+        blobs = [blob for blob in blobs if matches(blob.name)]
+    if not blobs and name is not None:
         known = ", ".join(blob.name for blob in handover.blobs) or "none"
         raise click.UsageError(safe(f"no sub-node {name!r}; there are: {known}"))
     known_map = misfit_of(handover) is None
@@ -39,7 +44,7 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
     for blob in blobs:
         if hexdump:
             console.print(plain(blob.name, "bold"))
-            write_text(hexdump_lines(blob))
+            write_lines(hexdump_lines(blob))
         else:
             if blob.content is not None:
                 console.print(content_view(blob.name, blob.content, handover.names))

@@ -60,7 +60,7 @@ def command(
     """Recover content: memfds, blobs, regions, ranges.
 
     SELECTOR is LUO/SESSION/TOKEN, blob/NAME, reserve_mem/NAME, kho_test/N, any leading part of
-    one, either with * and ?, vmalloc@PADDR or range@START-END. Without one, everything is
+    one, either with * and ?, vmalloc@PADDR, START-END or START+LEN. Without one, everything is
     extracted. To stdout goes one item, without a manifest; zeros stand for what is lacking.
 
     Exit status 1 where an item lacks content, or has content that is not preserved: the manifest

@@ -12,7 +12,7 @@ import click
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
 from kho_inspect.cli.layout import Command
-from kho_inspect.cli.options import Input, reads_handover, write_text
+from kho_inspect.cli.options import Input, reads_handover, write_lines
 from kho_inspect.cli.output import complain
 from kho_inspect.units import plural
 
@@ -63,7 +63,7 @@ def command(given: Input, selectors: tuple[str, ...], long: bool, sha256: bool) 
         given.write_json(answer(handover, files=file_documents(watched(), handover.names)))
     else:
         documents = file_documents(watched(), handover.names)
-        write_text(file_lines(documents, long, sha256, sys.stdout.isatty()))
+        write_lines(file_lines(documents, long, sha256, sys.stdout.isatty()))
     if lacking:
         complain(f"{plural(len(lacking), 'file')} without all content: no SHA-256")
     return handover_status(handover) or (exit_codes.FINDINGS if lacking else exit_codes.CLEAN)

@@ -11,7 +11,7 @@ import click
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
 from kho_inspect.cli.layout import Command
-from kho_inspect.cli.options import Input, reads_handover, write_text
+from kho_inspect.cli.options import Input, reads_handover, write_lines
 from kho_inspect.cli.output import complain
 from kho_inspect.cli.progress import progress_bar
 from kho_inspect.errors import KhoError
@@ -57,7 +57,7 @@ def command(given: Input, pattern: str, as_hex: bool, u64: bool, limit: int | No
         else:
             from kho_inspect.render.found import found_lines
 
-            write_text(found_lines(places, handover, count))
+            write_lines(found_lines(places, handover, count))
     if not found:
         complain(f"not found in {human_size(stored)} that the dump stores")
     status = handover_status(handover) if handover else exit_codes.CLEAN

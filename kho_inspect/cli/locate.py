@@ -70,9 +70,4 @@ def command(given: Input, write_dtb: Path | None, force: bool, mode: int) -> int
         print_kernels(given.console(), kernels)
         if best is None:
             print_none(given.console(), memory.path, kernels)
-        if located.passed_over:
-            given.console().print(
-                f"{located.passed_over:,} places more that may be one were not looked at: "
-                "no honest dump has as many"
-            )
     return exit_codes.CLEAN if best is not None else exit_codes.UNREADABLE

@@ -23,7 +23,7 @@ COMMANDS = {
     "check": "What the next kernel would do with this handover, and whether it is whole.",
     "tree": "The radix tree: nodes, addresses, what each leaf holds.",
     "ranges": "Preserved ranges: START-END (end exclusive), size, blocks per order.",
-    "blobs": "Sub-node blobs, all or the one called NAME.",
+    "blobs": "Sub-node blobs, all or those called NAME (or that * and ? find).",
     "owners": "Who owns every preserved page; what nobody owns, and what dangles.",
     "addr": "Look addresses up: owner, block, map, sub-node, scratch.",
     "files": "List the files of all sessions: selector, bytes, folios, handler.",

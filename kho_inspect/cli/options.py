@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ from kho_inspect.cli.door import document_stream
 from kho_inspect.cli.exit_codes import hint_of
 from kho_inspect.cli.layout import Common
 from kho_inspect.cli.live import LIVE_FDT, LIVE_MEMORY, take_live
+from kho_inspect.cli.output import complain
 from kho_inspect.cli.params import Address, Area, DumpFormat, Mode, RamMap, Root, Target
 from kho_inspect.cli.process import exit_when_cut_short
 from kho_inspect.cli.progress import progress_bar
@@ -59,11 +61,14 @@ class Input:
         return self.form == "json"
 
     def open_memory(self) -> PhysicalMemory:
-        """Open the dump alone."""
+        """Open the dump alone; what its file lacks goes to stderr."""
         from kho_inspect.inspection import open_dump
 
         with self.opening() as advance:
-            return open_dump(self.dump, self.options, advance)
+            memory = open_dump(self.dump, self.options, advance)
+        for note in memory.notes:
+            complain(f"caution: {memory.path}: {note}")
+        return memory
 
     def open(self) -> Opened:
         """Open both files, or the running kernel."""
@@ -148,6 +153,15 @@ def write_text(pieces: Iterable[str]) -> None:
     """Strings to stdout as they come, without click and Rich: for output of any length."""
     click.get_current_context().meta[_BEGUN] = True
     sys.stdout.writelines(pieces)
+
+
+def write_lines(pieces: Iterable[str]) -> None:
+    """The same for lines that people read: in the width of a terminal, where stdout is one."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
+        from kho_inspect.render.console import folded_lines
+
+        pieces = folded_lines(pieces)
+    write_text(pieces)
 
 
 def write_document(pieces: Iterable[str]) -> None:

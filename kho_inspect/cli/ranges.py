@@ -8,7 +8,7 @@ import click
 
 from kho_inspect.cli.exit_codes import handover_status
 from kho_inspect.cli.layout import Command
-from kho_inspect.cli.options import Input, reads_handover, write_text
+from kho_inspect.cli.options import Input, reads_handover, write_lines
 from kho_inspect.cli.output import complain
 
 
@@ -48,7 +48,7 @@ def command(
 
         given.write_json(ranges_document(handover, batches))
         return handover_status(handover)
-    write_text(map(range_lines, batches))
+    write_lines(map(range_lines, batches))
     if handover.faults:
         from kho_inspect.render.report import print_faults
 

@@ -6,7 +6,7 @@ import click
 
 from kho_inspect.cli.exit_codes import handover_status
 from kho_inspect.cli.layout import Command
-from kho_inspect.cli.options import Input, reads_handover, write_text
+from kho_inspect.cli.options import Input, reads_handover, write_lines
 
 
 @click.command("tree", cls=Command)
@@ -26,7 +26,7 @@ def command(given: Input, full: bool) -> int:
     console = given.console()
     if handover.tree is not None:
         if full:
-            write_text(f"{line}\n" for line in full_tree(handover.tree, handover.preserved))
+            write_lines(f"{line}\n" for line in full_tree(handover.tree, handover.preserved))
         else:
             console.print(folded_tree(handover.tree, handover.preserved))
     print_faults(console, handover.faults)

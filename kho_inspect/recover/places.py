@@ -143,7 +143,7 @@ class Places:
         try:
             value = parse_size(text.removeprefix(PFN)) << shift
         except ValueError as error:
-            if not text.startswith(PFN) and not text[:1].isdigit():
+            if not text.startswith(PFN) and (not text[:1].isdigit() or {"+", "-"} & set(text)):
                 return None
             raise SelectorError(str(error)) from error
         if value >= 1 << 64:

@@ -74,8 +74,8 @@ def select(handover: Handover, memory: PhysicalMemory, selectors: Sequence[str])
     """The items that the selectors name; all of them when there is no selector.
 
     A selector is an item's own, any leading part of it up to a slash, either with ``*`` and ``?``,
-    ``vmalloc@PADDR`` (the first chunk of an area, or a ``struct kho_vmalloc``), or ``range@`` with
-    START-END or START+LEN. Raises SelectorError for one that names nothing.
+    ``vmalloc@PADDR`` (the first chunk of an area, or a ``struct kho_vmalloc``), or START-END or
+    START+LEN, with or without ``range@``. Raises SelectorError for one that names nothing.
     """
     items = list(all_items(handover))
     if not selectors:
@@ -106,7 +106,7 @@ def select_one(
     """The same for one selector, where ``items`` are :func:`all_items`."""
     if parse_glob(selector):
         return find(items, selector)
-    if selector.startswith("range@"):
+    if selector.startswith("range@") or selector[:1].isdigit():
         try:
             extent = parse_extent(selector.removeprefix("range@"))
         except ValueError as error:

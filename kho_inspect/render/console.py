@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rich.cells import cell_len
@@ -90,6 +91,18 @@ def folded(text: Text, width: int) -> Text:
     return Text("\n", end=text.end).join(
         line for whole in text.split(allow_blank=True) for line in _lines(whole, width)
     )
+
+
+def folded_lines(pieces: Iterable[str]) -> Iterator[str]:
+    """Plain lines, any number in each string, folded to the width of the terminal if there is one.
+
+    Of what is folded, tabs become blanks.
+    """
+    width = make_console().width
+    for line in chain.from_iterable(piece.splitlines(keepends=True) for piece in pieces):
+        if width < ENDLESS and cell_len(spaced := line.rstrip("\n").expandtabs()) > width:
+            line = f"{folded(Text(spaced), width).plain}\n"
+        yield line
 
 
 def _lines(text: Text, width: int) -> Iterator[Text]:

@@ -102,10 +102,18 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
                 words.append(plain(f"at {where}", "dim"))
         left = sum(finding.count for finding in alike) - len(listed)
         if left > 0:
-            words.append(plain(f"… {left:,} more: --json lists them", "dim"))
+            kept = sum(len(finding.places) for finding in alike) - len(listed)
+            words.append(plain(f"… {left:,} more{_kept(kept, left)}", "dim"))
         words.append(plain(f"→ {alike[0].hint}"))
         code = Text(name, STYLES[worst])
         console.print(grid([(code if not row else "", text) for row, text in enumerate(words)], 2))
+
+
+def _kept(kept: int, left: int) -> str:
+    """Where the places are that are not printed; of a great many, only the first are kept."""
+    if not kept:
+        return ""
+    return ": --json lists " + ("them" if kept == left else f"{kept:,} of them")
 
 
 def print_blocked(console: Console, blocked: Sequence[Blocked]) -> None:

@@ -44,6 +44,9 @@ def print_located(
     if scratch is not None and scratch.areas:
         areas = ", ".join(f"{area} ({human_size(area.size)})" for area in scratch.areas)
         console.print(grid([("scratch", plain(f"{areas}; from {scratch.source}"))]))
+    if located.passed_over:
+        words = "places more that may be a root FDT were not looked at: too many for a sound dump"
+        console.print(plain(f"{located.passed_over:,} {words}"))
 
 
 def _why(found: FoundFdt, kernels: Sequence[Kernel]) -> str:

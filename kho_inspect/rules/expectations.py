@@ -41,16 +41,20 @@ from typing import Any
 
 from kho_inspect.errors import ExpectationError
 from kho_inspect.model.selector import parse_owner
-from kho_inspect.units import parse_size
+from kho_inspect.units import human_size, parse_size
 
 MAX_SIZE = 8 << 20
-"""Bytes of a file: tomllib takes about a second for a megabyte."""
+"""Bytes of a file."""
+MAX_TOML = 1 << 20
+"""Characters of one in TOML, which takes up to a second to read; JSON is read faster."""
 MAX_PARTS = 16
 """Parts of a dotted key: tomllib takes time that grows with their square."""
 MAX_WORDS = 200
 """Characters of a message on one line of a file."""
 MAX_DEPTH = 3
 """Objects and lists around an assertion in JSON."""
+_MANY_DOTS = re.compile(rf"(?:\.[^.\n]*){{{MAX_PARTS}}}")
+"""What every line with a key of more parts holds."""
 _TOKEN = re.compile(r'("(?:[^"\\]|\\.)*")(?=\s*:)|"(?:[^"\\]|\\.)*"|[\[\]{}\n]')
 """A key in JSON, a string, a bracket, or the end of a line."""
 _SKIPPED = re.compile(
@@ -87,7 +91,10 @@ def parse_expectations(text: str, file: str) -> list[Expectation]:
         if text.lstrip()[:1] == "{":
             document, lines = _from_json(text), _lines_in_json(text)
         else:
-            _refuse_long_keys(text)
+            if len(text) > MAX_TOML:
+                raise ValueError(f"has more than {human_size(MAX_TOML)} of TOML: use expect --json")
+            if _MANY_DOTS.search(text):
+                _refuse_long_keys(text)
             lines = _lines_of_keys(text)
             document = tomllib.loads(text)
         for key, number, value in _assertions(document):

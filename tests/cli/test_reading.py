@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ from tests.support.extracting import Case, luo_case
 from tests.support.luo_builder import File, Session
 from tests.support.running import document, in_process
 
+LOG = "samples/x86_64-refused.elf"
 PAGE = 4096
 
 
@@ -352,3 +354,33 @@ def test_what_is_found_is_named_or_not_claimed_and_limited(tmp_path: Path) -> No
     none = in_process("find", *case.files, "nothing of the kind")
     assert (none.status, none.stdout) == (1, "")
     assert none.stderr.startswith("kho-inspect: not found in ")
+
+
+# -- of all of them
+
+
+@pytest.mark.parametrize("command", [["locate"], ["log"], ["carve"], ["find", "auto", "luo"]])
+def test_a_dump_that_is_cut_is_said_to_be(command: list[str], tmp_path: Path) -> None:
+    whole = (REPO / LOG).read_bytes()
+    cut = tmp_path / "cut.elf"
+    cut.write_bytes(whole[: -len(whole) // 8])
+    result = in_process(command[0], cut, *command[1:])
+    assert f"caution: {cut}: the file is cut short" in result.stderr
+    packed = tmp_path / "whole.elf.gz"
+    packed.write_bytes(gzip.compress(whole))
+    less = f"--max-unpacked={len(whole) // 8 * 7}"
+    result = in_process(command[0], packed, *command[1:], less)
+    assert f"caution: {packed}: " in result.stderr
+    assert "--max-unpacked" in result.stderr
+
+
+def test_blobs_takes_a_glob() -> None:
+    found = document("blobs", REPO / DUMP, REPO / DTB, "k*")["blobs"]
+    assert [blob["name"] for blob in found] == ["kho_test"]
+    assert in_process("blobs", REPO / DUMP, REPO / DTB, "?").status == 2
+
+
+def test_addr_of_a_range_is_of_its_first_byte() -> None:
+    for text in ("0x6f0000-0x6f2000", "0x6f0000+8K"):
+        (found,) = document("addr", REPO / DUMP, REPO / DTB, text)["addresses"]
+        assert (found["asked"], found["paddr"]) == ("range@0x6f0000-0x6f2000", "0x6f0000")
