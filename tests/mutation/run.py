@@ -6,9 +6,10 @@
     python tests/mutation/run.py --sample 20 --seed 2 rules memory/lime.py
 
 cosmic-ray lists the changes, and makes them. A sample is of places in the source; at each of them
-one of its changes is drawn. Tests of the module's room run first, up to the first failure; a change
-that they pass is given to the other tests too, save those in ``APART`` (``--narrow``: it is not).
-A run that takes five times as long as without a change is killed, and so counted. Exit status: 1
+one of its changes is drawn. First all tests run once, save those in ``APART``, and coverage tells
+which of them run which lines. A change is given to those that run its lines, the fastest first, up
+to the first failure; one of a line that is run by the import alone to all that run its module. A
+run that takes five times as long as without a change is killed, and so counted. Exit status: 1
 when a change survived, 2 when the unchanged package fails.
 """
 
@@ -17,16 +18,15 @@ from __future__ import annotations
 import argparse
 import ast
 import compileall
+import json
 import os
 import random
 import resource
 import shutil
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
@@ -37,24 +37,18 @@ from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.plugins import get_operator, operator_names
 from cosmic_ray.testing import run_tests
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome
+from coverage import CoverageData
 
-from tests.support.captures import HOME  # needs the path above
+from tests.mutation import chosen  # needs the path above
+from tests.support.captures import HOME
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = Path("kho_inspect")
-TESTS = {
-    "walk": ("walk", "test_limits.py", "rules/test_one_cause.py"),
-    "decoders": ("decoders", "rules/test_rules.py"),
-    "ownership": ("ownership", "test_fuzz_findings.py", "cli/test_selectors.py"),
-    "rules": ("rules/test_rules.py", "rules", "cli/test_check_cli.py"),
-    "memory": ("memory",),
-    "recover": ("recover", "cli/test_content.py", "cli/test_selectors.py"),
-}
-"""The tests, below ``tests/``, that run first for a room."""
+ROOMS = ["walk", "decoders", "ownership", "rules", "memory", "recover"]
 APART = ("mutation", "bench", "fuzz", "test_fuzz.py", "cli/test_endings.py", "test_readme.py")
 NO_BEHAVIOUR = ("test_architecture.py", "test_floors.py", "test_quality.py")
 """Neither: tests of the tree, and those that take too long to run for each change."""
-PYTEST = f"{sys.executable} -m pytest -x -q -p no:cacheprovider --hypothesis-seed=0 --tb=no "
+PYTEST = f"{sys.executable} -m pytest -q -p no:cacheprovider -p tests.mutation.chosen --tb=no "
 FAILURES = ("FAILED ", "ERROR ")
 MEMORY = 8 << 30
 """Bytes that a run may allocate."""
@@ -94,36 +88,46 @@ def sample(found: Iterator[MutationSpec], size: int, seed: int) -> list[Mutation
     return [draw.choice(places[at]) for at in draw.sample(sorted(places), min(size, len(places)))]
 
 
-def tests_of(module: Path) -> list[str]:
-    """The test files of a module's room: those with its name first."""
-    given = [Path("tests", name) for name in TESTS[module.parts[1]]]
-    files = [one for at in given for one in (sorted(at.glob("test_*.py")) if at.is_dir() else [at])]
-    files.sort(key=lambda file: module.stem not in file.stem)
-    return [str(file) for file in dict.fromkeys(files)]
+class Suite:
+    """The tests, with how long each takes and what it runs. Exits where one of them fails."""
+
+    def __init__(self, within: Sequence[str]) -> None:
+        left_out = [f"--ignore=tests/{name}" for name in (*APART, *NO_BEHAVIOUR)]
+        traced = f"{PYTEST} --hypothesis-seed=0 --cov={PACKAGE} --cov-context=test --cov-report="
+        os.environ[chosen.TIMES] = "times.json"
+        outcome, output = run_tests(" ".join((traced, "-n auto", *left_out, *within)), 4 * 3600)
+        del os.environ[chosen.TIMES]
+        if outcome is not TestOutcome.SURVIVED:
+            print(output, "The unchanged package fails.", sep="\n", file=sys.stderr)
+            raise SystemExit(2)
+        self.seconds: dict[str, float] = json.loads(Path("times.json").read_text())
+        self._data = CoverageData()
+        self._data.read()
+
+    def of(self, mutant: MutationSpec) -> list[str]:
+        """The node ids of those that run the place of a change, the fastest first."""
+        known = self._data.contexts_by_lineno(str(mutant.module_path.resolve()))
+        lines = range(mutant.start_pos[0], mutant.end_pos[0] + 1)
+        names = {name for line in lines for name in known.get(line, ())} - {""}
+        names = names or {name for run_by in known.values() for name in run_by}
+        tests = {name.rpartition("|")[0] for name in names} & self.seconds.keys()
+        return sorted(tests, key=lambda test: self.seconds[test])
 
 
-@cache
-def limit(tests: frozenset[str]) -> float:
-    """Seconds that a run of these tests may take; they must pass without a change."""
-    begin = time.monotonic()
-    outcome, output = run_tests(PYTEST + " ".join(sorted(tests)), 3600)
-    if outcome is not TestOutcome.SURVIVED:
-        print(output, "The unchanged package fails.", sep="\n", file=sys.stderr)
-        raise SystemExit(2)
-    return 60 + 5 * (time.monotonic() - begin)
-
-
-def notice(mutant: MutationSpec, narrow: bool) -> tuple[str | None, str]:
+def notice(mutant: MutationSpec, suite: Suite) -> tuple[str | None, str]:
     """What noticed a change, and the change as a diff."""
-    wide = ["tests", *(f"--ignore=tests/{name}" for name in (*APART, *NO_BEHAVIOUR))]
-    for tests in [tests_of(mutant.module_path), *([] if narrow else [wide])]:
-        done = mutate_and_test([mutant], PYTEST + " ".join(tests), limit(frozenset(tests)))
-        if done.worker_outcome is not WorkerOutcome.NORMAL:
-            raise SystemExit(done.output)
-        if done.is_killed:
-            lines = (done.output or "no output").splitlines()
-            return next((line for line in lines if line.startswith(FAILURES)), lines[-1]), done.diff
-    return None, done.diff
+    tests = suite.of(mutant)
+    Path("list.txt").write_text("\n".join(tests))
+    os.environ[chosen.LIST] = "list.txt"
+    files = dict.fromkeys(test.partition("::")[0] for test in tests)
+    limit = 60 + 5 * sum(suite.seconds[test] for test in tests)
+    done = mutate_and_test([mutant], f"{PYTEST} --hypothesis-seed=0 -x {' '.join(files)}", limit)
+    if done.worker_outcome is not WorkerOutcome.NORMAL:
+        raise SystemExit(done.output)
+    if not done.is_killed:
+        return None, done.diff
+    lines = (done.output or "no output").splitlines()
+    return next((line for line in lines if line.startswith(FAILURES)), lines[-1]), done.diff
 
 
 def run(given: argparse.Namespace) -> int:
@@ -131,9 +135,10 @@ def run(given: argparse.Namespace) -> int:
     within = [PACKAGE / name for name in given.within]
     modules = [one for at in within for one in ([at] if at.suffix else sorted(at.glob("*.py")))]
     chosen = sample(mutants(modules), given.sample, given.seed)
+    suite = Suite(given.tests)
     totals: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for number, mutant in enumerate(chosen, 1):
-        noticed, diff = notice(mutant, given.narrow)
+        noticed, diff = notice(mutant, suite)
         kind = mutant.operator_name.partition("/")[2]
         totals[kind.partition("_")[0]][noticed is None] += 1
         place = f"{mutant.module_path}:{mutant.start_pos[0]}"
@@ -149,10 +154,10 @@ def run(given: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("within", nargs="*", default=list(TESTS), help="room, or room/module.py")
+    parser.add_argument("within", nargs="*", default=ROOMS, help="room, or room/module.py")
     parser.add_argument("--sample", type=int, default=150, metavar="N", help="places")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--narrow", action="store_true", help="run the tests of the room alone")
+    parser.add_argument("--tests", nargs="+", default=["tests"], metavar="PATH", help="not all")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, REPO.name)

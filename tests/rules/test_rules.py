@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -36,6 +37,7 @@ from tests.support.reference import Reference
 from tests.support.running import in_process
 from tests.support.verdicts import EXPECT, above_info, codes, find_kernel, options_for, with_foreign
 
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "broken"
 LEVELS = ("info", "warning", "error", "fatal")
 SECTIONS = ("Matters", "Causes", "Enforced by")
 GROUPS = {
@@ -154,6 +156,20 @@ def test_fires_on_its_broken_image(code: str) -> None:
     assert mine[0].hint == BY_CODE[code].hint
     others = [one for one in above_info(found) if one.code != code]
     assert set(codes(others)) == BROKEN[code].also
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_what_check_says_of_a_broken_image(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the letter; ``KHO_UPDATE_GOLDEN=1`` in the environment rewrites the files."""
+    case, _ = broken(code)
+    monkeypatch.setattr("kho_inspect.inspection.examine", lambda *_, **__: case)
+    result = in_process("check", "dump", "kho.dtb")
+    text = re.sub(r"/\S*/(?=\w+\.dtb|dump)", "", result.stdout)
+    seen = f"{text}$ echo $?\n{result.status}\n"
+    path = GOLDEN / f"{code}.txt"
+    if os.environ.get("KHO_UPDATE_GOLDEN"):
+        path.write_text(seen)
+    assert seen == path.read_text()
 
 
 @pytest.mark.parametrize("code", [code for code in BROKEN if BROKEN[code].where])
