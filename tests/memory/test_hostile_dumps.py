@@ -288,5 +288,7 @@ def test_what_a_scan_passes_over_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     assert "not looked at" not in in_process("locate", dump).stdout
     overlapping_headers(image)
     dump, _ = save(image, tmp_path, b"")
-    assert "places more that may be a root FDT were not looked at" in in_process("locate", dump).stdout
+    assert (
+        "places more that may be a root FDT were not looked at" in in_process("locate", dump).stdout
+    )
     assert json.loads(in_process("locate", dump, "--json").stdout)["passed_over"] > 0

@@ -8,9 +8,9 @@
 cosmic-ray lists the changes, and makes them. A sample is of places in the source; at each of them
 one of its changes is drawn. First all tests run once, save those in ``APART``, and coverage tells
 which of them run which lines. A change is given to those that run its lines, the fastest first, up
-to the first failure; one of a line that is run by the import alone to all that run its module. A
-run that takes five times as long as without a change is killed, and so counted. Exit status: 1
-when a change survived, 2 when the unchanged package fails.
+to the first failure and for about ``--seconds``; one of a line that is run by the import alone to
+those that run its module. A run that takes five times as long as without a change is killed, and
+so counted. Exit status: 1 when a change survived, 2 when the unchanged package fails.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
@@ -104,19 +105,24 @@ class Suite:
         self._data = CoverageData()
         self._data.read()
 
-    def of(self, mutant: MutationSpec) -> list[str]:
-        """The node ids of those that run the place of a change, the fastest first."""
+    def of(self, mutant: MutationSpec, most: float) -> list[str]:
+        """The fastest of those that run the place of a change, for about ``most`` seconds.
+
+        Their node ids.
+        """
         known = self._data.contexts_by_lineno(str(mutant.module_path.resolve()))
         lines = range(mutant.start_pos[0], mutant.end_pos[0] + 1)
         names = {name for line in lines for name in known.get(line, ())} - {""}
         names = names or {name for run_by in known.values() for name in run_by}
         tests = {name.rpartition("|")[0] for name in names} & self.seconds.keys()
-        return sorted(tests, key=lambda test: self.seconds[test])
+        ordered = sorted(tests, key=lambda test: self.seconds[test])
+        begun = accumulate((self.seconds[test] for test in ordered), initial=0.0)
+        return [test for test, at in zip(ordered, begun, strict=False) if at < most]
 
 
-def notice(mutant: MutationSpec, suite: Suite) -> tuple[str | None, str]:
+def notice(mutant: MutationSpec, suite: Suite, most: float) -> tuple[str | None, str]:
     """What noticed a change, and the change as a diff."""
-    tests = suite.of(mutant)
+    tests = suite.of(mutant, most)
     Path("list.txt").write_text("\n".join(tests))
     os.environ[chosen.LIST] = "list.txt"
     files = dict.fromkeys(test.partition("::")[0] for test in tests)
@@ -138,7 +144,7 @@ def run(given: argparse.Namespace) -> int:
     suite = Suite(given.tests)
     totals: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for number, mutant in enumerate(chosen, 1):
-        noticed, diff = notice(mutant, suite)
+        noticed, diff = notice(mutant, suite, given.seconds)
         kind = mutant.operator_name.partition("/")[2]
         totals[kind.partition("_")[0]][noticed is None] += 1
         place = f"{mutant.module_path}:{mutant.start_pos[0]}"
@@ -158,6 +164,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=150, metavar="N", help="places")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tests", nargs="+", default=["tests"], metavar="PATH", help="not all")
+    parser.add_argument("--seconds", type=float, default=120, help="of tests for each change")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, REPO.name)
