@@ -58,10 +58,7 @@ ABIS: tuple[Abi, ...] = (
         order_bit_in_width=False,
     ),
     Abi(
-        "kho-v2",
-        "development trees before 7.1",
-        blob_size_property=None,
-        order_bit_in_width=False,
+        "kho-v2", "development trees before 7.1", blob_size_property=None, order_bit_in_width=False
     ),
     Abi("kho-v3", "7.1"),
     Abi("kho-v4", "7.2, 7.3"),
@@ -113,7 +110,7 @@ class Kernel:
     name: str
     root: str
     luo: tuple[str, ...] = ()
-    """LUO strings; it panics on any other. Empty: it has no LUO."""
+    """LUO strings, and names of feature headers; it panics on any other. Empty: it has no LUO."""
     files: tuple[str, ...] = ()
     """File handlers."""
     features: tuple[tuple[str, int], ...] = ()
@@ -122,14 +119,6 @@ class Kernel:
     def takes_root(self, strings: Collection[str]) -> bool:
         """Whether one of the root's strings is its own: ``fdt_node_check_compatible()``."""
         return self.root in strings
-
-    def takes_luo(self, compatible: str) -> bool:
-        """Whether it accepts a LUO of that string, or name of a feature header."""
-        return compatible in self.luo
-
-    def has_handler(self, compatible: str) -> bool:
-        """Whether it has the file handler."""
-        return compatible in self.files
 
     def missing(self, owner: str, required: int) -> int:
         """The bits of ``required`` that it does not support."""

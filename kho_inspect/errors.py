@@ -52,11 +52,8 @@ class TruncatedFdtError(FdtError):
     """The header is sound but promises ``totalsize`` bytes of which only ``have`` are there."""
 
     def __init__(self, *, totalsize: int, have: int, source: str | None = None) -> None:
-        super().__init__(
-            f"the FDT is truncated: its header says {totalsize} bytes, only {have} are here",
-            offset=4,
-            source=source,
-        )
+        words = f"its header says {totalsize} bytes, only {have} are here"
+        super().__init__(f"the FDT is truncated: {words}", offset=4, source=source)
         self.totalsize = totalsize
         self.have = have
 

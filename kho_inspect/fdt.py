@@ -73,6 +73,8 @@ def parse(
     violation otherwise.
     """
     header = check_header(data, source, limit)
+    if len(data) < header.totalsize:
+        raise TruncatedFdtError(totalsize=header.totalsize, have=len(data), source=source)
     blob = bytes(data[: header.totalsize])
     checker = _Checker(blob, header, source, tokens or Tokens())
     checker.run()
@@ -86,7 +88,6 @@ def parse_start(
     names: Sequence[Mapping[str, int | None]],
     *,
     source: str | None = None,
-    limit: int = DEFAULT_LIMITS.fdt,
     tokens: Tokens | None = None,
 ) -> FdtStart:
     """What stands of an FDT whose end is missing, or overwritten from some token on.
@@ -99,7 +100,7 @@ def parse_start(
 
     Raises FdtError where not even a root node begins.
     """
-    header = check_header(data, source, limit, whole=False)
+    header = check_header(data, source, DEFAULT_LIMITS.fdt)
     blob = bytes(data[: header.totalsize])
     checker = _StartChecker(blob, header, source, tokens or Tokens())
     try:
@@ -128,7 +129,7 @@ def parse_start(
         "totalsize": at + len(structure) + len(strings),
     }
     made = _HEADER.pack(*(vars(header) | fields).values()) + bytes(_RESERVATION.size)
-    root = parse(made + structure + strings, source=source, limit=2 * limit)
+    root = parse(made + structure + strings, source=source, limit=2 * DEFAULT_LIMITS.fdt)
     opened = [text_of(name) for name in checker.opened]
     return FdtStart(root, end, header.totalsize, tuple(opened))
 
@@ -169,9 +170,7 @@ def _string_blocks(names: tuple[str, ...], size: int) -> list[dict[int, str]]:
     return blocks
 
 
-def check_header(
-    data: bytes | memoryview, source: str | None, limit: int, *, whole: bool = True
-) -> Any:
+def check_header(data: bytes | memoryview, source: str | None, limit: int) -> Any:
     """Validate magic, version and block ranges; returns the parsed header."""
 
     def refuse(message: str, offset: int) -> NoReturn:
@@ -200,8 +199,6 @@ def check_header(
             refuse(f"{name} at offset {start:#x} is not {align}-byte aligned", start)
         if start < _HEADER.size or start + size > header.totalsize:
             refuse(f"{name} {start:#x}+{size:#x} is not within totalsize", start)
-    if whole and len(data) < header.totalsize:
-        raise TruncatedFdtError(totalsize=header.totalsize, have=len(data), source=source)
     return header
 
 

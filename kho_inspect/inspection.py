@@ -335,7 +335,6 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
         source=Source(
             path=memory.path,
             format=memory.format,
-            size=memory.size,
             page_size=geometry.page_size,
             page_size_reason=reason,
             declared=memory.declared,

@@ -69,9 +69,7 @@ def parse_extent(text: str) -> Extent:
 
 def human_size(size: int) -> str:
     """Bytes in the largest binary unit that keeps the number at 1 or more: ``1.5 MiB``."""
-    unit = 0
-    while unit + 1 < len(_NAMES) and size >= 1 << (10 * (unit + 1)):
-        unit += 1
+    unit = min(max(0, size.bit_length() - 1) // 10, len(_NAMES) - 1)
     value = size / (1 << (10 * unit))
     if unit == 0:
         return "1 byte" if size == 1 else f"{size} bytes"
@@ -99,6 +97,6 @@ def flag_names(value: int, names: Mapping[int, str]) -> list[str]:
     return [*found, hex(rest)] if rest else found
 
 
-def flag_text(value: int, names: Mapping[int, str], none: str = "none") -> str:
-    """The names joined by ``|``."""
-    return "|".join(flag_names(value, names)) or none
+def flag_text(value: int, names: Mapping[int, str]) -> str:
+    """The names joined by ``|``, or ``none``."""
+    return "|".join(flag_names(value, names)) or "none"

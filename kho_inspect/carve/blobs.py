@@ -30,7 +30,7 @@ MAX_SUBNODES = 4096
 """Sub-nodes of root FDTs that are kept."""
 MAX_BLOBS = 4096
 """Blobs that are decoded."""
-_NODES = {decoder.kind: decoder.node for decoder in BLOB_DECODERS}
+_NODES = {decoder.kind: decoder.subsystem.value for decoder in BLOB_DECODERS}
 
 
 @dataclass(frozen=True, slots=True)

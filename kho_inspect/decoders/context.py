@@ -21,12 +21,12 @@ from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.features import Features
 from kho_inspect.model.handover import Blob
-from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind
+from kho_inspect.model.identity import Owner, Path, Step, StepKind
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.ownership.claims import ClaimLog
 from kho_inspect.units import PhysAddr
 from kho_inspect.walk.faults import FaultLog
-from kho_inspect.walk.vmalloc import pages_of, read_area, read_areas, walk_vmalloc
+from kho_inspect.walk.vmalloc import pages_of, read_area, read_areas
 
 
 @dataclass
@@ -92,12 +92,9 @@ class Context:
         """The struct that a blob begins with; None, and the fault ``short``, when it is cut off."""
         if len(blob.data) >= layout.sizeof():
             return parse_record(layout, blob.data)
-        self.faults.add(
-            short,
-            f"{kind} blob is {len(blob.data)} bytes, should be {layout.sizeof()}",
-            paddr=blob.paddr,
-            path=(Step(StepKind.SUBNODE, blob.name),),
-        )
+        words = f"{kind} blob is {len(blob.data)} bytes, should be {layout.sizeof()}"
+        path = (Step(StepKind.SUBNODE, blob.name),)
+        self.faults.add(short, words, paddr=blob.paddr, path=path)
         return None
 
     def read_integers(
@@ -127,29 +124,6 @@ class Context:
         )
         self.table_bytes_left -= found.nbytes
         return found, held
-
-    def vmalloc(
-        self,
-        descriptor: SimpleNamespace,
-        path: Path,
-        owner: Owner,
-        page_kind: ClaimKind,
-        chunk_kind: ClaimKind,
-    ) -> VmallocArea:
-        """Follow a vmalloc area and claim its chunks and pages."""
-        page = self.geometry.page_size
-        area = walk_vmalloc(
-            self.memory, self.geometry, descriptor, path, self.faults, self.pages_left
-        )
-        self.pages_left -= len(area.chunks) + len(area.phys)
-        for chunk in area.chunks:
-            self.claims.add(owner, chunk_kind, chunk, page)
-        if len(area.phys) == 1:
-            self.claims.add(owner, page_kind, int(area.phys[0]) & -page, page << area.order)
-        elif len(area.phys):
-            pfns = (area.phys >> self.geometry.shift).astype("int64")
-            self.claims.add_many(owner, page_kind, pfns, 1 << area.order)
-        return area
 
 
 FileDecoder = Callable[[Context, Sequence[FileEntry]], Sequence[FileContent | None]]

@@ -20,7 +20,7 @@ from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import ClaimKind, Owner, Path, Step, StepKind
 from kho_inspect.units import PhysAddr, human_size, plural
 from kho_inspect.walk.pages import Target
-from kho_inspect.walk.vmalloc import parse_vmalloc
+from kho_inspect.walk.vmalloc import parse_vmalloc, walk_vmalloc
 
 _FOLIO = Target(
     "kho_test folio of {size}", FaultKind.KHO_TEST_FOLIOS, FaultKind.KHO_TEST_NOT_STORED
@@ -107,12 +107,9 @@ def decode(context: Context, blob: Blob, kind: str) -> KhoTest:
     order = (entries & np.uint64(FOLIO_ORDER_MASK)).astype(np.int64)
     sound = order <= context.geometry.order0_bit
     if not sound.all():
-        context.faults.add(
-            FaultKind.KHO_TEST_FOLIOS,
-            f"kho_test folio {int(np.flatnonzero(~sound)[0])} has an impossible order",
-            path=path,
-            count=int((~sound).sum()),
-        )
+        words = f"kho_test folio {sound.argmin()} has an impossible order"
+        count = int((~sound).sum())
+        context.faults.add(FaultKind.KHO_TEST_FOLIOS, words, path=path, count=count)
         phys, order = phys[sound], order[sound]
     shift = context.geometry.shift
     pfns = (phys >> np.uint64(shift)).astype(np.int64)
@@ -140,28 +137,24 @@ def _folios_info(
     raw = data.prop("folios_info") if data else None
     if raw is None or (len(raw) != kho_vmalloc.sizeof() and len(raw) != 8 * nr_folios):
         size = "missing" if raw is None else f"{len(raw)} bytes"
-        context.faults.add(
-            FaultKind.KHO_TEST_PROPERTY,
-            f"kho_test property 'folios_info' is {size}, should be a 16-byte kho_vmalloc",
-            path=path,
-        )
+        words = f"kho_test property 'folios_info' is {size}, should be a 16-byte kho_vmalloc"
+        context.faults.add(FaultKind.KHO_TEST_PROPERTY, words, path=path)
         return None, none
     if len(raw) != kho_vmalloc.sizeof() or _is_array(raw, nr_folios):
         return None, np.frombuffer(raw, dtype="<u8")
-    area = context.vmalloc(
-        parse_vmalloc(raw),
-        (*path, _FOLIOS_INFO),
-        owner,
-        ClaimKind.FOLIOS_INFO,
-        ClaimKind.FOLIOS_INFO_CHUNK,
+    geometry, descriptor, here = context.geometry, parse_vmalloc(raw), (*path, _FOLIOS_INFO)
+    area = walk_vmalloc(
+        context.memory, geometry, descriptor, here, context.faults, context.pages_left
     )
+    context.pages_left -= len(area.chunks) + len(area.phys)
+    for chunk in area.chunks:
+        context.claims.add(owner, ClaimKind.FOLIOS_INFO_CHUNK, chunk, geometry.page_size)
+    pfns = (area.phys >> np.uint64(geometry.shift)).astype(np.int64)
+    context.claims.add_many(owner, ClaimKind.FOLIOS_INFO, pfns, 1 << min(area.order, 52))
     entries = context.read_table(area, np.dtype("<u8"), nr_folios)
     if len(entries) < nr_folios:
-        context.faults.add(
-            FaultKind.KHO_TEST_FOLIOS,
-            f"kho_test has nr_folios {nr_folios:,}, of which folios_info gives {len(entries):,}",
-            path=path,
-        )
+        words = f"nr_folios {nr_folios:,}, of which folios_info gives {len(entries):,}"
+        context.faults.add(FaultKind.KHO_TEST_FOLIOS, f"kho_test has {words}", path=path)
     return area, entries
 
 

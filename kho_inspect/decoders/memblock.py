@@ -33,7 +33,6 @@ class ReserveMem:
 
     @property
     def owner(self) -> Owner:
-        """Who owns its memory."""
         return Owner(Subsystem.RESERVE_MEM, (self.name,))
 
 
@@ -100,13 +99,9 @@ def decode(context: Context, blob: Blob, kind: str) -> Memblock:
     path = (Step(StepKind.SUBNODE, blob.name),)
     more = len(blob.fdt.children) - len(nodes)
     if more:
-        context.faults.add(
-            FaultKind.LIMIT,
-            f"{plural(more, 'region')} behind the first {len(nodes):,} not looked at: "
-            "no kernel reserves so many",
-            paddr=blob.paddr,
-            path=path,
-        )
+        words = f"{plural(more, 'region')} behind the first {len(nodes):,} not looked at"
+        message = f"{words}: no kernel reserves so many"
+        context.faults.add(FaultKind.LIMIT, message, paddr=blob.paddr, path=path)
     regions = [_region(context, node, (*path, Step(StepKind.REGION, node.name))) for node in nodes]
     return Memblock(kind, tuple(regions))
 
@@ -116,13 +111,7 @@ def _region(context: Context, node: FdtNode, path: Path) -> ReserveMem:
     start, size = context.read_integers(
         node, "start", "size", size=8, kind=kind, what="reserve_mem", path=path
     )
-    region = ReserveMem(
-        name=node.name,
-        compatible=node.string("compatible") or "",
-        start=start,
-        size=size,
-        path=path,
-    )
+    region = ReserveMem(node.name, node.string("compatible") or "", start, size, path)
     if region.compatible == REGION and start is not None and size is not None:
         context.claims.add(region.owner, ClaimKind.REGION, start, size)
     return region

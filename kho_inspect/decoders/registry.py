@@ -18,10 +18,8 @@ class BlobDecoder:
 
     kind: str
     """What ``Blob.kind`` becomes: the compatible string, as a rule."""
-    node: str
-    """Name of the sub-node."""
     subsystem: Subsystem
-    """Who owns the blob."""
+    """Who owns the blob; its value is the name of the sub-node."""
     decode: Callable[[Context, Blob, str], Content | None]
     """``(context, blob, kind)`` → content; None when not even its first struct can be read."""
     is_raw: Callable[[Blob], bool] | None = None
@@ -37,23 +35,19 @@ class BlobDecoder:
 
 
 BLOB_DECODERS = (
-    BlobDecoder("luo-v1", "LUO", Subsystem.LUO, luo.decode_fdt),
-    BlobDecoder("luo-v5", "LUO", Subsystem.LUO, luo.decode_raw, luo.is_raw),
-    BlobDecoder("luo", "LUO", Subsystem.LUO, luo.decode_features, luo.is_features),
-    BlobDecoder("memblock-v1", "memblock", Subsystem.MEMBLOCK, memblock.decode),
+    BlobDecoder("luo-v1", Subsystem.LUO, luo.decode_fdt),
+    BlobDecoder("luo-v5", Subsystem.LUO, luo.decode_raw, luo.is_raw),
+    BlobDecoder("luo", Subsystem.LUO, luo.decode_features, luo.is_features),
+    BlobDecoder("memblock-v1", Subsystem.MEMBLOCK, memblock.decode),
     BlobDecoder(
-        "kexec-metadata",
-        "kexec-metadata",
-        Subsystem.KEXEC_METADATA,
-        kexec_metadata.decode,
-        lambda blob: not blob.fdt,
+        "kexec-metadata", Subsystem.KEXEC_METADATA, kexec_metadata.decode, lambda blob: not blob.fdt
     ),
-    BlobDecoder("kho-test-v1", "kho_test", Subsystem.KHO_TEST, kho_test.decode, vmalloc=True),
+    BlobDecoder("kho-test-v1", Subsystem.KHO_TEST, kho_test.decode, vmalloc=True),
 )
 
-FILE_DECODERS: dict[str, FileDecoder] = {**memfd.FILE_DECODERS}
+FILE_DECODERS: dict[str, FileDecoder] = memfd.FILE_DECODERS
 
-_SUBSYSTEMS = {decoder.node: decoder.subsystem for decoder in BLOB_DECODERS}
+_SUBSYSTEMS = {decoder.subsystem.value: decoder.subsystem for decoder in BLOB_DECODERS}
 
 
 def decode_blobs(
@@ -76,7 +70,7 @@ def decode_blobs(
             context.claims.add(blob.owner, ClaimKind.BLOB, blob.paddr, size)
         for decoder in decoders if blob.stored else ():
             readable = context.geometry.abi.reads_vmalloc or not decoder.vmalloc
-            if readable and decoder.node == blob.name and decoder.matches(blob):
+            if readable and decoder.subsystem.value == blob.name and decoder.matches(blob):
                 content = decoder.decode(context, blob, decoder.kind)
                 blob = replace(blob, kind=decoder.kind, content=content)
                 break

@@ -33,12 +33,9 @@ def read_blobs(
     """
     more = len(root.children) - MAX_SUBNODES
     if more > 0:
-        context.faults.add(
-            FaultKind.LIMIT,
-            f"{plural(more, 'sub-node')} behind the first {MAX_SUBNODES:,} not looked at: "
-            "no page has room for so many",
-            path=(Step(StepKind.FDT),),
-        )
+        words = f"{plural(more, 'sub-node')} behind the first {MAX_SUBNODES:,} not looked at"
+        message = f"{words}: no page has room for so many"
+        context.faults.add(FaultKind.LIMIT, message, path=(Step(StepKind.FDT),))
     reader = _Reader(context, abi)
     for node in root.children[:MAX_SUBNODES]:
         whole = not (cut and node is root.children[-1])
@@ -73,12 +70,14 @@ class _Reader:
         paddr = self.pointer(node, abi.blob_property, path)
         size: int | None = None
         data: bytes | memoryview | None = None
+        preserved = False
         if abi.blob_size_property is not None:
             size = self.pointer(node, abi.blob_size_property, path)
         elif paddr is not None:
             size = self.fdt_size(paddr, path)
         if paddr is not None and size is not None:
             data = self.data(paddr, size, path)
+            preserved = self.context.preserved.covers(paddr, size)
         tree = None if data is None else self.as_fdt(data, paddr, path)
         return Blob(
             name=node.name,
@@ -86,9 +85,7 @@ class _Reader:
             paddr=paddr,
             size=size,
             stored=data is not None,
-            preserved=paddr is not None
-            and size is not None
-            and self.context.preserved.covers(paddr, size),
+            preserved=preserved,
             sha256=None if data is None else hashlib.sha256(data).hexdigest(),
             kind="fdt" if tree else "data",
             data=b"" if data is None else data,
@@ -99,13 +96,10 @@ class _Reader:
         """The bytes of a blob, None (and a fault) where they are missing or beyond the limit."""
         limit = self.context.limits.blob
         if size > self.left:
-            self.faults.add(
-                FaultKind.BLOB_TOO_LARGE if size > limit else FaultKind.LIMIT,
-                f"blob of {human_size(size)} at {paddr:#x} is not read: "
-                f"{exceeded('bytes of blobs', 'blob', limit)}",
-                paddr=paddr,
-                path=path,
-            )
+            kind = FaultKind.BLOB_TOO_LARGE if size > limit else FaultKind.LIMIT
+            words = f"blob of {human_size(size)} at {paddr:#x} is not read"
+            message = f"{words}: {exceeded('bytes of blobs', 'blob', limit)}"
+            self.faults.add(kind, message, paddr=paddr, path=path)
             return None
         data = _BLOB.read(self.context.memory, paddr, size, path, self.faults)
         self.left -= 0 if data is None else size
@@ -129,12 +123,8 @@ class _Reader:
             return None
         size = fdt.total_size(head)
         if size is None:
-            self.faults.add(
-                FaultKind.BLOB_NOT_FDT,
-                f"blob at {paddr:#x} starts with {bytes(head[:4]).hex()}, should be an FDT",
-                paddr=paddr,
-                path=path,
-            )
+            words = f"blob at {paddr:#x} starts with {bytes(head[:4]).hex()}, should be an FDT"
+            self.faults.add(FaultKind.BLOB_NOT_FDT, words, paddr=paddr, path=path)
         return size
 
     def as_fdt(

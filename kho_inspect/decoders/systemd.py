@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.memory import PhysicalMemory
-from kho_inspect.model.fd_names import FdDefect, FdNames, FdTrouble, GivenFd, GivenName
+from kho_inspect.model.faults import Fault, FaultKind
+from kho_inspect.model.fd_names import FdNames, GivenFd, GivenName
 from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import Message, Owner, Path
 from kho_inspect.model.luo import Luo, LuoFile, LuoSession
@@ -58,7 +59,7 @@ class _Reader:
         self.memory, self.geometry, self.sessions = memory, geometry, sessions
         self.budget = 16 * MAX_MAPPING
         self.names: dict[Owner, GivenName] = {}
-        self.troubles: list[FdTrouble] = []
+        self.troubles: list[Fault] = []
 
     def follow(self) -> None:
         """Read the first mapping, and those of the sessions that it leads to, each once."""
@@ -74,13 +75,14 @@ class _Reader:
                 named = self.sessions.get(entry.target)
                 words = f"session {session.name!r} refers to session {entry.target!r}, "
                 if named is None:
-                    self._add(FdDefect.SESSION_MISSING, words + "which is not there", session.path)
+                    words += "which is not there"
+                    self._add(FaultKind.FD_SESSION_MISSING, words, session.path)
                 elif entry.target in seen:
                     words += "which is above it or was referred to before"
-                    self._add(FdDefect.MAPPING, words, session.path)
+                    self._add(FaultKind.FD_MAPPING, words, session.path)
                 elif len(given) >= MAX_DEPTH:
                     words += f"more than {MAX_DEPTH} levels down: not followed"
-                    self._add(FdDefect.MAPPING, words, session.path)
+                    self._add(FaultKind.FD_MAPPING, words, session.path)
                 else:
                     seen.add(entry.target)
                     self.names[named.owner] = given
@@ -96,7 +98,7 @@ class _Reader:
         except _UnreadableError as error:
             # Token 0 of a session that a service made need not be a mapping.
             if not way:
-                self._add(FdDefect.MAPPING, f"systemd's mapping: {error}", session.path)
+                self._add(FaultKind.FD_MAPPING, f"systemd's mapping: {error}", session.path)
             return []
         found = list(self._listed(units, session.path))
         tokens = [entry.target for entry in found if isinstance(entry.target, int)]
@@ -106,10 +108,10 @@ class _Reader:
                 unit, name = entry.given
                 words = f"{unit!r} has {name!r} as token {entry.target:#x}, "
                 words += f"which session {session.name!r} lacks"
-                self._add(FdDefect.TOKEN_MISSING, words, session.path)
+                self._add(FaultKind.FD_TOKEN_MISSING, words, session.path)
         for token in sorted(held.keys() - {TOKEN, *tokens}):
             words = f"no unit has token {token:#x} of session {session.name!r}"
-            self._add(FdDefect.TOKEN_UNNAMED, words, held[token].path)
+            self._add(FaultKind.FD_TOKEN_UNNAMED, words, held[token].path)
         return found
 
     def _units(self, file: LuoFile) -> dict[str, Any]:
@@ -152,16 +154,17 @@ class _Reader:
             for entry in store if isinstance(store, list) else [None]:
                 read = _entry(unit, entry)
                 if read is None:
-                    self._add(FdDefect.MAPPING, f"unit {unit!r:.80} has a malformed entry", path)
+                    words = f"unit {unit!r:.80} has a malformed entry"
+                    self._add(FaultKind.FD_MAPPING, words, path)
                 elif read.target in tokens:
                     words = f"token {read.target:#x} is in the mapping more than once"
-                    self._add(FdDefect.MAPPING, words, path)
+                    self._add(FaultKind.FD_MAPPING, words, path)
                 else:
                     tokens.update([read.target] if isinstance(read.target, int) else [])
                     yield read
 
-    def _add(self, kind: FdDefect, message: Message, path: Path) -> None:
-        self.troubles.append(FdTrouble(kind, message, path))
+    def _add(self, kind: FaultKind, message: Message, path: Path) -> None:
+        self.troubles.append(Fault(kind, message, None, path))
 
 
 def _parse(data: bytes) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """kho_block: chained pages of fixed-size entries, ``include/linux/kho/abi/block.h`` [7.2]."""
 
-from __future__ import annotations
-
 from construct import Int64ul, Struct
 
 kho_block_header = Struct("next" / Int64ul, "count" / Int64ul)

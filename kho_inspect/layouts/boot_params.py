@@ -1,7 +1,5 @@
 """x86 ``struct boot_params``: ``arch/x86/include/uapi/asm/bootparam.h`` [6.16 …]."""
 
-from __future__ import annotations
-
 from construct import Array, Bytes, Int8ul, Int32ul, Int64ul, Struct
 
 HDR_MAGIC = b"HdrS"

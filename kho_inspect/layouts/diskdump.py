@@ -4,8 +4,6 @@
 as 64-bit little-endian machines write them.
 """
 
-from __future__ import annotations
-
 from construct import Bytes, Int32sl, Int32ul, Int64sb, Int64sl, Int64ul, Struct
 
 KDUMP_SIGNATURE = b"KDUMP   "
@@ -67,12 +65,7 @@ kdump_sub_header = Struct(
 )
 """Block 1. The ``_64`` fields replace those before, and ``max_mapnr`` of block 0."""
 
-page_desc = Struct(
-    "offset" / Int64sl,
-    "size" / Int32ul,
-    "flags" / Int32ul,
-    "page_flags" / Int64ul,
-)
+page_desc = Struct("offset" / Int64sl, "size" / Int32ul, "flags" / Int32ul, "page_flags" / Int64ul)
 """One for each page of the second bitmap, in order, right behind the bitmaps."""
 
 MAKEDUMPFILE_SIGNATURE = b"makedumpfile"
@@ -80,11 +73,7 @@ MAKEDUMPFILE_SIGNATURE = b"makedumpfile"
 MAX_SIZE_MDF_HEADER = 4096
 """The flattened header's room in the file; the records follow."""
 
-makedumpfile_header = Struct(
-    "signature" / Bytes(16),
-    "type" / Int64sb,
-    "version" / Int64sb,
-)
+makedumpfile_header = Struct("signature" / Bytes(16), "type" / Int64sb, "version" / Int64sb)
 
 makedumpfile_data_header = Struct("offset" / Int64sb, "buf_size" / Int64sb)
 """Before ``buf_size`` bytes that belong at ``offset`` of the dump; both -1 at the end."""

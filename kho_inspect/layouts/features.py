@@ -1,7 +1,5 @@
 """Feature headers in place of version strings: ``include/linux/kho/abi/luo.h`` of the proposal."""
 
-from __future__ import annotations
-
 from construct import Bytes, Int64ul, Struct
 
 luo_feature_hdr = Struct(

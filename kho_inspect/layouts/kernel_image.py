@@ -4,8 +4,6 @@
 ``drivers/firmware/efi/libstub/zboot-header.S``, ``lib/decompress_unlzo.c`` [7.3]; ``ar(5)``.
 """
 
-from __future__ import annotations
-
 from construct import Bytes, Int8ub, Int8ul, Int16ub, Int16ul, Int32ub, Int32ul, Int64ul, Struct
 
 HDRS = b"HdrS"
@@ -79,9 +77,6 @@ lzop_block = Struct("unpacked" / Int32ub, "packed" / Int32ub)
 AR_MAGIC = b"!<arch>\n"
 
 ar_header = Struct(
-    "name" / Bytes(16),
-    "dates_and_mode" / Bytes(32),
-    "size" / Bytes(10),
-    "magic" / Bytes(2),
+    "name" / Bytes(16), "dates_and_mode" / Bytes(32), "size" / Bytes(10), "magic" / Bytes(2)
 )
 """A member of an archive; ``size`` is decimal, and its data padded to an even length."""

@@ -1,7 +1,5 @@
 """The kernel's own KHO test module: ``lib/test_kho.c`` (kho-test-v1)."""
 
-from __future__ import annotations
-
 KHO_TEST_MAGIC = 0x4B484F21
 """``"KHO!"``"""
 

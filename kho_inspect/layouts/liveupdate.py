@@ -3,8 +3,6 @@
 From a patch series on the mailing lists that is in no release yet.
 """
 
-from __future__ import annotations
-
 from construct import Bytes, Int32ul, Int64ul, Struct
 
 FEATURES_SECTION = b".liveupdate_features"

@@ -22,11 +22,7 @@ LUO_FLB_MAX_PGCNT = 16
 MAX_LUO_COMPATIBLE = 256
 """Bytes that a composite string is shorter than; a longer one is not read."""
 
-_AFTER_STRING = (
-    "liveupdate_num" / Int64ul,
-    "sessions_pa" / Int64ul,
-    "flbs_pa" / Int64ul,
-)
+_AFTER_STRING = ("liveupdate_num" / Int64ul, "sessions_pa" / Int64ul, "flbs_pa" / Int64ul)
 
 
 @cache

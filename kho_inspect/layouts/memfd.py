@@ -1,17 +1,12 @@
 """Preserved memfds: ``include/linux/kho/abi/memfd.h`` (memfd-v1 [6.19, 7.0], memfd-v2 [7.1])."""
 
-from __future__ import annotations
-
 from construct import Int32ul, Int64ul, Struct
 
 from kho_inspect.layouts.features import luo_feature_hdr
 from kho_inspect.layouts.vmalloc import kho_vmalloc
 
 memfd_luo_ser_v1 = Struct(
-    "pos" / Int64ul,
-    "size" / Int64ul,
-    "nr_folios" / Int64ul,
-    "folios" / kho_vmalloc,
+    "pos" / Int64ul, "size" / Int64ul, "nr_folios" / Int64ul, "folios" / kho_vmalloc
 )
 """``struct memfd_luo_ser`` of memfd-v1, 40 bytes."""
 

@@ -3,8 +3,6 @@
 x86-64: ``arch/x86/include/asm/pgtable_types.h``; arm64: ``arch/arm64/include/asm/pgtable-hwdef.h``.
 """
 
-from __future__ import annotations
-
 from construct import Int64ul, Struct
 
 page_table_entry = Struct("value" / Int64ul)

@@ -7,15 +7,13 @@ declared here says of what type they are, and where they stand when no VMCOREINF
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from construct import Bytes, Int8ul, Int16ul, Int32ul, Int64ul, Struct
+from numpy.typing import NDArray
 
 from kho_inspect.layouts.views import dtype_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 prb_desc_ring = Struct(
     "count_bits" / Int32ul,
@@ -65,7 +63,24 @@ _KERNEL = np.uint64(0xFF << 56)
 LEVEL_SHIFT = 5
 """Of ``flags_level``."""
 
-RECORDS = {"printk_ringbuffer": printk_ringbuffer, "prb_desc": prb_desc, "printk_info": printk_info}
+RECORDS = ("printk_ringbuffer", "prb_desc", "printk_info")
+_STRUCTS = {
+    "printk_ringbuffer": printk_ringbuffer,
+    "prb_desc_ring": prb_desc_ring,
+    "prb_data_ring": prb_data_ring,
+    "prb_desc": prb_desc,
+    "prb_data_blk_lpos": prb_data_blk_lpos,
+    "printk_info": printk_info,
+}
+_TYPES = {
+    "desc_ring": "prb_desc_ring",
+    "text_data_ring": "prb_data_ring",
+    "text_blk_lpos": "prb_data_blk_lpos",
+}
+"""Fields that are one of these structs."""
+_BEHIND = {"facility": ("text_len", 2), "flags_level": ("text_len", 3)}
+"""Fields that VMCOREINFO does not name: so many bytes behind one that it does."""
+_UNUSED = {"pad", "last_finalized_seq", "fail", "caller_id", "dev_info"}
 
 
 def may_be_rings(words: NDArray[np.uint64], at: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -100,36 +115,15 @@ def placed(
     Structs in a struct have no offsets of their own: those of their type apply. Raises ValueError
     where a field would lie outside.
     """
-    return _placed(name, dtype_of(RECORDS[name]), offset, size)
-
-
-_TYPES = {
-    "desc_ring": "prb_desc_ring",
-    "text_data_ring": "prb_data_ring",
-    "text_blk_lpos": "prb_data_blk_lpos",
-}
-_BEHIND = {"facility": ("text_len", 2), "flags_level": ("text_len", 3)}
-"""Fields that VMCOREINFO does not name: so many bytes behind one that it does."""
-
-_UNUSED = {"pad", "last_finalized_seq", "fail", "caller_id", "dev_info"}
-
-
-def _placed(
-    name: str,
-    declared: np.dtype[Any],
-    offset: Callable[[str], int | None],
-    size: Callable[[str], int | None],
-) -> np.dtype[Any]:
+    declared = dtype_of(_STRUCTS[name])
     formats, offsets = [], []
     names = [one for one in declared.names or () if one not in _UNUSED]
     for field in names:
-        kind, default = declared[field], offset_in(declared, field)
-        if field in _TYPES:
-            kind = _placed(_TYPES[field], kind, offset, size)
+        nested = field in _TYPES
+        formats.append(placed(_TYPES[field], offset, size) if nested else declared[field])
         beside, distance = _BEHIND.get(field, (field, 0))
         at = offset(f"{name}.{beside}")
-        formats.append(kind)
-        offsets.append(default if at is None else at + distance)
+        offsets.append(offset_in(declared, field) if at is None else at + distance)
     whole = size(name)
     return np.dtype(
         {

@@ -7,17 +7,14 @@ a fixed-size Struct into the numpy dtype of the same bytes, for reading thousand
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from construct import Adapter, Bytes, Construct, FormatField, Renamed, Struct
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 
 class U64Array(Adapter):  # type: ignore[misc]  # construct publishes no types
@@ -43,7 +40,6 @@ def dtype_of(layout: Construct) -> np.dtype[Any]:
 
     Raises TypeError for a field without a fixed numpy counterpart.
     """
-    dtype: np.dtype[Any]
     if isinstance(layout, Renamed):
         return dtype_of(layout.subcon)
     if isinstance(layout, U64Array):
@@ -51,13 +47,9 @@ def dtype_of(layout: Construct) -> np.dtype[Any]:
     if isinstance(layout, FormatField):
         # Not fmtstr as it stands: struct's "L" is 4 bytes, numpy's is 8.
         order, code = layout.fmtstr
-        dtype = np.dtype(f"{order}{'u' if code.isupper() else 'i'}{layout.sizeof()}")
-        return dtype
+        return np.dtype(f"{order}{'u' if code.isupper() else 'i'}{layout.sizeof()}")
     if isinstance(layout, Struct):
-        dtype = np.dtype([(field.name, dtype_of(field)) for field in layout.subcons])
-        if dtype.itemsize != layout.sizeof():
-            raise TypeError(f"{layout!r} pads its fields")
-        return dtype
+        return np.dtype([(field.name, dtype_of(field)) for field in layout.subcons])
     if isinstance(layout, Bytes):
         return np.dtype(f"V{layout.sizeof()}")
     raise TypeError(f"no numpy counterpart for {layout!r}")

@@ -14,10 +14,7 @@ KHO_VMALLOC_HUGE_VMAP = 1 << 1
 KHO_VMALLOC_FLAGS = {KHO_VMALLOC_ALLOC: "ALLOC", KHO_VMALLOC_HUGE_VMAP: "HUGE_VMAP"}
 
 kho_vmalloc = Struct(
-    "first" / Int64ul,
-    "total_pages" / Int32ul,
-    "flags" / Int16ul,
-    "order" / Int16ul,
+    "first" / Int64ul, "total_pages" / Int32ul, "flags" / Int16ul, "order" / Int16ul
 )
 """``struct kho_vmalloc``, 16 bytes: the descriptor of one preserved vmalloc area."""
 

@@ -67,6 +67,10 @@ class FaultKind(StrEnum):
     KHO_TEST_PROPERTY = "kho-test-property"
     KHO_TEST_FOLIOS = "kho-test-folios"
     KHO_TEST_NOT_STORED = "kho-test-not-stored"
+    FD_MAPPING = "fd-mapping"
+    FD_TOKEN_MISSING = "fd-token-missing"
+    FD_TOKEN_UNNAMED = "fd-token-unnamed"
+    FD_SESSION_MISSING = "fd-session-missing"
 
 
 BAD_POINTERS = (

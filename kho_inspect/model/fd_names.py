@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import NamedTuple, TypeAlias
 
-from kho_inspect.model.identity import Message, Owner, Path
+from kho_inspect.model.faults import Fault
+from kho_inspect.model.identity import Owner
 
 
 class GivenFd(NamedTuple):
@@ -22,34 +22,14 @@ GivenName: TypeAlias = tuple[GivenFd, ...]
 """An entry; of a service manager that is a unit of another, behind that unit's own entry."""
 
 
-class FdDefect(Enum):
-    """How a mapping and the sessions disagree."""
-
-    MAPPING = "mapping"
-    """The mapping, or an entry of it, could not be read."""
-    TOKEN_MISSING = "token missing"
-    """The mapping names a token that the session lacks."""
-    TOKEN_UNNAMED = "token unnamed"
-    """The session has a token that the mapping does not name."""
-    SESSION_MISSING = "session missing"
-    """The mapping names a session that is not there."""
-
-
-class FdTrouble(NamedTuple):
-    """One disagreement, at the session or file where it shows."""
-
-    kind: FdDefect
-    message: Message
-    path: Path
-
-
 @dataclass(frozen=True, slots=True)
 class FdNames:
-    """All names that were given, and what is wrong with them."""
+    """All names that were given, and what is wrong with them: no fault of the handover's own."""
 
     names: Mapping[Owner, GivenName] = field(default_factory=dict)
     """A session's name is that of all files in it that have none of their own."""
-    troubles: tuple[FdTrouble, ...] = ()
+    troubles: tuple[Fault, ...] = ()
+    """Where a mapping and the sessions disagree: at the session or file."""
 
     def given_name(self, owner: object) -> GivenName | None:
         """The name of an owner, or of the session that it is part of; None where there is none."""

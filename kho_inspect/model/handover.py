@@ -29,8 +29,6 @@ class Source:
 
     path: str
     format: str
-    size: int
-    """File size in bytes."""
     page_size: int
     page_size_reason: str
     declared: tuple[Extent, ...]

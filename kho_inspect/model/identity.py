@@ -69,14 +69,9 @@ class ClaimKind(Enum):
     REGION = "region"
     STRUCTURE = "structure"
     """Any other structure: of kinds of blobs and files without rules of their own."""
-    VMALLOC_PAGE = "vmalloc page"
-    """A page of any other vmalloc area."""
-    VMALLOC_CHUNK = "vmalloc chunk"
-    CONTENT = "content"
-    """What any other file or region holds."""
 
 
-CONTENT = frozenset({ClaimKind.FOLIO, ClaimKind.REGION, ClaimKind.CONTENT})
+CONTENT = frozenset({ClaimKind.FOLIO, ClaimKind.REGION})
 """What no report reads. Test folios are read: they have a checksum."""
 
 

@@ -40,24 +40,15 @@ class Line(NamedTuple):
     """Nodes that the line stands for, which are not listed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Where the map records a block, or would."""
 
     kind: str
     """The array of a document that lists entries of this kind."""
-    labelled: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, str], ...]
     """Labels and words, step by step."""
     data: Document | str
-    """The same as data."""
-
-    def rows(self) -> Iterator[tuple[str, str]]:
-        """Labels and words, step by step."""
-        return iter(self.labelled)
-
-    def document(self) -> Document | str:
-        """The same as data."""
-        return self.data
+    """The same for programs."""
 
 
 WordReader: TypeAlias = Callable[[PhysAddr], int]

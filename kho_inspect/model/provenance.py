@@ -39,14 +39,7 @@ class DoubtKind(StrEnum):
     FAULT = "fault"
 
 
-SLIGHT = frozenset(
-    {
-        DoubtKind.EMPTY,
-        DoubtKind.FOLIO_LENGTH,
-        DoubtKind.COPY,
-        DoubtKind.RECYCLED,
-    }
-)
+SLIGHT = frozenset({DoubtKind.EMPTY, DoubtKind.FOLIO_LENGTH, DoubtKind.COPY, DoubtKind.RECYCLED})
 """Doubts that leave a thing likely; any other makes it doubtful."""
 
 

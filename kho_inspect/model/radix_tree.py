@@ -87,22 +87,18 @@ class RadixTree(PreservedMap):
         for start, order in wanted:
             key = self.geometry.encode(start, order)
             steps = look_up(read, self.geometry, self.root, key)
-            data = {
-                "key": hex(key),
-                "order": order,
-                "path": entry_path(
-                    self.geometry, key, steps[-1].level if steps else self.depth - 1
-                ),
-                "steps": [
-                    {
-                        "level": step.level,
-                        "node": hex(step.paddr),
-                        "index": step.index,
-                        "value": hex(step.value),
-                    }
-                    for step in steps
-                ],
-            }
+            reached = steps[-1].level if steps else self.depth - 1
+            listed = [
+                {
+                    "level": one.level,
+                    "node": hex(one.paddr),
+                    "index": one.index,
+                    "value": hex(one.value),
+                }
+                for one in steps
+            ]
+            path = entry_path(self.geometry, key, reached)
+            data = {"key": hex(key), "order": order, "path": path, "steps": listed}
             yield Entry("paths", tuple(self._rows(key, order, steps)), data)
 
     def _rows(self, key: int, order: int, steps: list[NodeEntry]) -> Iterator[tuple[str, str]]:
@@ -168,7 +164,6 @@ class _View:
         return f"[{self.geometry.index(int(level.key[index]), level.level + 1)}]"
 
     def words(self, row: int, index: int) -> str:
-        """One node in words."""
         node = self.levels[row]
         paddr, used = int(node.paddr[index]), int(node.used[index])
         if node.level:
@@ -176,7 +171,6 @@ class _View:
         return f"leaf {paddr:#x} · {self.leaf_words(int(node.key[index]), used)}"
 
     def leaf_words(self, key: int, used: int) -> str:
-        """What a leaf records."""
         if not used:
             return "empty"
         if not key:

@@ -54,7 +54,7 @@ def _rows(info: AddressInfo, names: FdNames, known: bool) -> Iterator[tuple[str,
     if known and info.owners and not info.blocks:
         yield "", "dangling: claimed, but not preserved, so it will be overwritten"
     for entry in info.entries:
-        yield from entry.rows()
+        yield from entry.rows
     if info.blob is not None and info.blob.paddr is not None:
         yield "sub-node", f"{info.blob.name}, byte {info.paddr - info.blob.paddr}"
     if info.root_fdt_offset is not None:

@@ -8,7 +8,7 @@ from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.carved import Carving
 from kho_inspect.model.contents import Document, Item
 from kho_inspect.render.carved import carved_members
-from kho_inspect.render.json import SCHEMA_VERSION
+from kho_inspect.render.json import dump_head
 from kho_inspect.render.names import item_name
 
 
@@ -30,8 +30,7 @@ def carve_document(
         for one, file in zip(found, carving.files, strict=False)
     ]
     return {
-        "schema_version": SCHEMA_VERSION,
-        **carved_head(memory, carving),
+        **_head(memory, carving),
         "files": files,
         "items": found[len(files) :],
         "examined": carving.examined,
@@ -40,21 +39,14 @@ def carve_document(
     }
 
 
-def carved_head(memory: PhysicalMemory, carving: Carving) -> Document:
+def _head(memory: PhysicalMemory, carving: Carving) -> Document:
     """The dump, and the page size that it was carved with."""
-    return {
-        "source": {
-            "path": memory.path,
-            "format": memory.format,
-            "page_size": carving.geometry.page_size,
-            "page_size_reason": carving.page_size_reason,
-        }
-    }
+    size, reason = carving.geometry.page_size, carving.page_size_reason
+    return dump_head(memory, page_size=size, page_size_reason=reason)
 
 
 def carved_entries_document(
     memory: PhysicalMemory, carving: Carving, entries: list[Document]
 ) -> Document:
     """``kho-inspect extract --carved --json``: the manifest's entries."""
-    head = carved_head(memory, carving)
-    return {"schema_version": SCHEMA_VERSION, **head, "items": entries}
+    return {**_head(memory, carving), "items": entries}

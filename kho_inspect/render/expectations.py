@@ -24,7 +24,8 @@ def expectation_file(
 
     ``digests``: SHA-256 of the content of files, where it is wanted and known.
     """
-    yield f"# Expectations of {_comment(handover.source.path)}, for kho-inspect check --expect.\n"
+    path = _quoted(handover.source.path)[1:-1]
+    yield f"# Expectations of {path}, for kho-inspect check --expect.\n"
     yield "# Loosen what may change from run to run; delete what does not matter.\n\n"
     yield f"compatible = {_quoted(handover.fdt.compatible)}\n"
     yield f'page_size = "{page_size_name(handover.geometry.shift)}"\n'
@@ -78,7 +79,3 @@ def _quoted(text: str) -> str:
         char if char.isprintable() else f"\\U{ord(char):08x}"
         for char in no_json_command(json.dumps(text, ensure_ascii=False))
     )
-
-
-def _comment(text: str) -> str:
-    return _quoted(text)[1:-1]

@@ -43,7 +43,10 @@ def print_first_screen(
         lines = [*head, *sessions]
     else:
         room = MAX_LINES - 1 - len(head)
-        findings = _findings(verdict, max(0, min(MAX_FINDINGS, room - bool(sessions))))
+        findings = [
+            Text.assemble((f"{one.code:<9} ", STYLES[one.severity]), plain(counted(one)))
+            for one in verdict.findings[: max(0, min(MAX_FINDINGS, room - bool(sessions)))]
+        ]
         room -= len(findings)
         if len(sessions) > room:
             left = f"… {len(sessions) - room + 1:,} more: blobs LUO"
@@ -57,14 +60,6 @@ def print_first_screen(
 
 def _row(name: str, words: Text) -> Text:
     return Text.assemble((f"{name:<9} ", "dim"), words)
-
-
-def _findings(verdict: Verdict, most: int) -> list[Text]:
-    """The worst ones, a line each."""
-    return [
-        Text.assemble((f"{finding.code:<9} ", STYLES[finding.severity]), plain(counted(finding)))
-        for finding in verdict.findings[:most]
-    ]
 
 
 def _facts(handover: Handover, fits: bool, full: bool) -> Iterator[tuple[str, Text]]:

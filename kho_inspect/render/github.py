@@ -7,16 +7,8 @@ from collections.abc import Iterator
 from kho_inspect.errors import KhoError
 from kho_inspect.render.findings import statements
 from kho_inspect.render.safe import no_command, safe
-from kho_inspect.render.verdicts import counted, place
-from kho_inspect.rules.base import Severity
+from kho_inspect.render.verdicts import counted, level, place
 from kho_inspect.rules.engine import Verdict
-
-_LEVELS = {
-    Severity.FATAL: "error",
-    Severity.ERROR: "error",
-    Severity.WARNING: "warning",
-    Severity.INFO: "notice",
-}
 
 
 def github(verdict: Verdict, dump: str, error: KhoError | None = None) -> Iterator[str]:
@@ -30,16 +22,16 @@ def github(verdict: Verdict, dump: str, error: KhoError | None = None) -> Iterat
     for finding in verdict.findings:
         text = f"{counted(finding)} [{place(finding)}] {finding.hint}"
         title = f"{finding.code} {finding.severity.label}"
-        yield _annotation(_LEVELS[finding.severity], dump, title, text)
+        yield _annotation(level(finding.severity, "notice"), dump, title, text)
     for line in statements(verdict):
         yield no_command(f"{_escaped(line.plain)}\n")
 
 
-def _annotation(level: str, path: str, title: str, text: str) -> str:
+def _annotation(kind: str, path: str, title: str, text: str) -> str:
     properties = (
         f"file={_escaped(path, is_property=True)},title={_escaped(title, is_property=True)}"
     )
-    return "::" + no_command(f"{level} {properties}::{_escaped(text)}\n")
+    return "::" + no_command(f"{kind} {properties}::{_escaped(text)}\n")
 
 
 def _escaped(text: str, *, is_property: bool = False) -> str:

@@ -18,7 +18,7 @@ from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.claims import Unclaimed
 from kho_inspect.model.contents import Document
 from kho_inspect.model.fdt_node import FdtNode
-from kho_inspect.model.handover import Blob, Handover, Pointer
+from kho_inspect.model.handover import Blob, Handover, Pointer, Source
 from kho_inspect.model.identity import Owner, Place, Step, Vmalloc
 from kho_inspect.ownership.address import AddressInfo
 from kho_inspect.render.fdt_values import fdt_value
@@ -109,35 +109,35 @@ def show_document(handover: Handover, *, known: bool = True) -> Document:
 
     ``preserved`` is null where the map is not ``known`` to be one of this handover.
     """
-    preserved, tree = handover.preserved, handover.tree
+    preserved = handover.preserved
     root = {} if handover.fdt.known else {"root": _fdt_node(handover.fdt.root)}
-    return {
-        **_head(handover),
+    return answer(
+        handover,
         **root,
-        "tree": {
-            "levels": tree.depth if tree else 0,
-            "nodes": tree.nodes if tree else 0,
-            "leaves": tree.leaves if tree else 0,
-        },
-        "preserved": {
+        tree=_tree(handover),
+        preserved={
             "blocks": preserved.blocks,
             "bytes": preserved.bytes,
             "orders": {str(order): count for order, count in preserved.orders.items()},
             "ranges": _extents(preserved.extents()),
         },
-        "blobs": [_blob(blob, known) for blob in handover.blobs],
-        "ownership": _ownership(handover),
-        "faults": _faults(handover),
+        blobs=[_blob(blob, known) for blob in handover.blobs],
+        ownership=_ownership(handover),
+    )
+
+
+def _tree(handover: Handover) -> Document:
+    tree = handover.tree
+    return {
+        "levels": tree.depth if tree else 0,
+        "nodes": tree.nodes if tree else 0,
+        "leaves": tree.leaves if tree else 0,
     }
 
 
 def owners_document(handover: Handover) -> Document:
     """``kho-inspect owners --json``."""
-    return {
-        **_head(handover),
-        "ownership": _ownership(handover),
-        "faults": _faults(handover),
-    }
+    return answer(handover, ownership=_ownership(handover))
 
 
 def _ownership(handover: Handover) -> Document:
@@ -186,8 +186,7 @@ def _claimed_ranges(handover: Handover, pages: Intervals) -> Iterator[Document]:
     for extent in ownership.extents(pages):
         owners = handover.index.places(extent.start >> shift, extent.end >> shift)
         yield {
-            "start": hex(extent.start),
-            "end": hex(extent.end),
+            **extent_document(extent),
             "bytes": extent.size,
             "owners": owners[:MAX_CLAIMANTS],
             "more_owners": max(0, len(owners) - MAX_CLAIMANTS),
@@ -196,11 +195,7 @@ def _claimed_ranges(handover: Handover, pages: Intervals) -> Iterator[Document]:
 
 def ranges_document(handover: Handover, batches: Iterable[RangeBatch]) -> Document:
     """``kho-inspect ranges --json``."""
-    return {
-        **_head(handover),
-        "ranges": Encoded(map(_ranges, batches)),
-        "faults": _faults(handover),
-    }
+    return answer(handover, ranges=Encoded(map(_ranges, batches)))
 
 
 def _ranges(batch: RangeBatch) -> list[str]:
@@ -227,43 +222,28 @@ def _orders(orders: tuple[tuple[int, int], ...]) -> str:
 def tree_document(handover: Handover) -> Document:
     """``kho-inspect tree --json``: every node, level by level from the root."""
     tree = handover.tree
-    return {
-        **_head(handover),
-        "tree": {
-            "root": address(tree.root) if tree else None,
-            "levels": tree.depth if tree else 0,
-            "nodes": tree.nodes if tree else 0,
-            "leaves": tree.leaves if tree else 0,
-        },
-        "nodes": tree.documents() if tree else iter(()),
-        "faults": _faults(handover),
-    }
+    root = {"root": address(tree.root) if tree else None}
+    nodes = tree.documents() if tree else iter(())
+    return answer(handover, tree={**root, **_tree(handover)}, nodes=nodes)
 
 
 def blobs_document(handover: Handover, blobs: Iterable[Blob], *, known: bool = True) -> Document:
     """``kho-inspect blobs --json``: as in ``show``, with each blob's device tree or bytes."""
-    return {
-        **_head(handover),
-        "blobs": [
-            {
-                **_blob(blob, known),
-                "fdt": None if blob.fdt is None else _fdt_node(blob.fdt),
-                "hex": bytes(blob.data).hex() if blob.stored else None,
-            }
-            for blob in blobs
-        ],
-        "faults": _faults(handover),
-    }
+    listed = [
+        {
+            **_blob(blob, known),
+            "fdt": None if blob.fdt is None else _fdt_node(blob.fdt),
+            "hex": bytes(blob.data).hex() if blob.stored else None,
+        }
+        for blob in blobs
+    ]
+    return answer(handover, blobs=listed)
 
 
 def extract_document(handover: Handover, capture: Document, entries: list[Document]) -> Document:
     """``kho-inspect extract --json``: the manifest's capture and entries."""
-    return {
-        **_head(handover),
-        "capture": capture,
-        "items": entries and Encoded([extracted(entry)] for entry in entries),
-        "faults": _faults(handover),
-    }
+    items = entries and Encoded([extracted(entry)] for entry in entries)
+    return answer(handover, capture=capture, items=items)
 
 
 def extracted(entry: Document) -> str:
@@ -282,11 +262,7 @@ def addresses_document(
     handover: Handover, found: Iterable[AddressInfo], *, known: bool = True
 ) -> Document:
     """``kho-inspect addr --json``; ``preserved`` is null where it is not ``known``."""
-    return {
-        **_head(handover),
-        "addresses": [_address(handover, info, known) for info in found],
-        "faults": _faults(handover),
-    }
+    return answer(handover, addresses=[_address(handover, info, known) for info in found])
 
 
 def head(dump: str, dtb: str | None) -> Document:
@@ -296,27 +272,9 @@ def head(dump: str, dtb: str | None) -> Document:
 
 def answer(handover: Handover, **members: Any) -> Document:
     """What is asked of a handover, between the head and the faults that every document has."""
-    return {**_head(handover), **members, "faults": _faults(handover)}
-
-
-def dump_head(memory: PhysicalMemory) -> Document:
-    """The head of a document on memory alone."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "source": {"path": memory.path, "format": memory.format},
-    }
-
-
-def _head(handover: Handover) -> Document:
     source, root = handover.source, handover.fdt
     return {
-        "schema_version": SCHEMA_VERSION,
-        "source": {
-            "path": source.path,
-            "format": source.format,
-            "page_size": source.page_size,
-            "page_size_reason": source.page_size_reason,
-        },
+        **dump_head(source, page_size=source.page_size, page_size_reason=source.page_size_reason),
         "fdt": {
             "compatible": root.compatible,
             "abi": root.abi.compatible,
@@ -324,7 +282,23 @@ def _head(handover: Handover) -> Document:
             "size": root.size,
             "recovered": root.recovered,
         },
+        **members,
+        "faults": [
+            {
+                "kind": fault.kind.value,
+                "message": fault.message,
+                "paddr": address(fault.paddr),
+                "path": fault.path,
+            }
+            for fault in handover.faults
+        ],
     }
+
+
+def dump_head(memory: PhysicalMemory | Source, **more: Any) -> Document:
+    """The head of a document on memory alone; ``more`` is said of it."""
+    source = {"path": memory.path, "format": memory.format, **more}
+    return {"schema_version": SCHEMA_VERSION, "source": source}
 
 
 def _blob(blob: Blob, known: bool) -> Document:
@@ -339,18 +313,6 @@ def _blob(blob: Blob, known: bool) -> Document:
     }
 
 
-def _faults(handover: Handover) -> list[Document]:
-    return [
-        {
-            "kind": fault.kind.value,
-            "message": fault.message,
-            "paddr": address(fault.paddr),
-            "path": fault.path,
-        }
-        for fault in handover.faults
-    ]
-
-
 def _fdt_node(node: FdtNode) -> Document:
     return {
         "name": node.name,
@@ -362,7 +324,8 @@ def _fdt_node(node: FdtNode) -> Document:
     }
 
 
-def _extent(extent: Extent) -> Document:
+def extent_document(extent: Extent) -> Document:
+    """``{"start": "0x…", "end": "0x…"}``"""
     return {"start": hex(extent.start), "end": hex(extent.end)}
 
 
@@ -370,28 +333,24 @@ def pointer_document(pointer: Pointer, *, stray: bool) -> Document:
     """What points to a root FDT; ``stray``: none stands there."""
     return {
         "source": pointer.source,
-        **_extent(pointer.where),
+        **extent_document(pointer.where),
         "fdt": hex(pointer.fdt),
         "stray": stray,
-        "scratch_table": _extent(pointer.scratch),
+        "scratch_table": extent_document(pointer.scratch),
     }
 
 
 def _address(handover: Handover, info: AddressInfo, known: bool) -> Document:
     entries: dict[str, list[Document | str]] = {"paths": [], "chunks": []}
     for entry in info.entries:
-        entries.setdefault(entry.kind, []).append(entry.document())
+        entries.setdefault(entry.kind, []).append(entry.data)
     return {
         "paddr": hex(info.paddr),
         "presence": info.presence.value,
         "preserved": bool(info.blocks) if known else None,
         "blocks": [
-            {
-                "start": hex(block.paddr),
-                "end": hex(block.paddr + block.size),
-                "order": block.order,
-            }
-            for block in info.blocks
+            {**extent_document(Extent(one.paddr, one.paddr + one.size)), "order": one.order}
+            for one in info.blocks
         ],
         **entries,
         "blob": info.blob.name if info.blob else None,
@@ -407,9 +366,10 @@ def _address(handover: Handover, info: AddressInfo, known: bool) -> Document:
         "unclaimed": info.unclaimed.value if known and info.unclaimed else None,
         "root_fdt_offset": info.root_fdt_offset,
         "scratch": [
-            {"area": number, **_extent(area), "bytes": area.size} for number, area in info.scratch
+            {"area": number, **extent_document(area), "bytes": area.size}
+            for number, area in info.scratch
         ],
-        "scratch_table": _extent(info.scratch_table) if info.scratch_table else None,
+        "scratch_table": extent_document(info.scratch_table) if info.scratch_table else None,
         "pointers": [
             *(pointer_document(one, stray=False) for one in info.pointers),
             *(pointer_document(one, stray=True) for one in info.strays),

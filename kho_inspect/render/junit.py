@@ -42,12 +42,8 @@ def junit(
         bad = [one for one in found.get(rule.code, []) if one.severity >= fail_on]
         if bad:
             failures += 1
-            failure = ElementTree.SubElement(
-                case,
-                "failure",
-                type=bad[0].severity.label,
-                message=safe(counted(bad[0])),
-            )
+            kind, message = bad[0].severity.label, safe(counted(bad[0]))
+            failure = ElementTree.SubElement(case, "failure", type=kind, message=message)
             lines = [f"{_line(one)} [{safe(place(one))}]" for one in bad]
             failure.text = "\n".join([*lines, f"hint: {rule.hint}"])
         mild = [one for one in found.get(rule.code, []) if one.severity < fail_on]

@@ -11,7 +11,7 @@ from kho_inspect.locate.scan import FoundFdt, Located, Vacated
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.contents import Document
 from kho_inspect.model.handover import Role, Scratch
-from kho_inspect.render.json import dump_head, pointer_document
+from kho_inspect.render.json import dump_head, extent_document, pointer_document
 
 
 def locate_document(
@@ -29,10 +29,7 @@ def locate_document(
             map(_vacated, located.vacated),
         ),
         "pointers": [pointer_document(one, stray=one.fdt in gone) for one in located.pointers],
-        "scratch": [
-            {"start": hex(area.start), "end": hex(area.end)}
-            for area in (scratch.areas if scratch else ())
-        ],
+        "scratch": list(map(extent_document, scratch.areas if scratch else ())),
     }
 
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from kho_inspect.model.fd_names import FdNames
 from kho_inspect.model.identity import (
@@ -129,11 +131,7 @@ def message_text(message: Message) -> str:
     """A sentence with the names in it spelled."""
     if isinstance(message, str):
         return message
-    return "".join(
-        owner_name(part)
-        if isinstance(part, Owner)
-        else place_name(part)
-        if isinstance(part, Place)
-        else part
-        for part in message
-    )
+    return "".join(_SPELLINGS.get(type(part), str)(part) for part in message)
+
+
+_SPELLINGS: dict[type, Callable[[Any], str]] = {Owner: owner_name, Place: place_name}

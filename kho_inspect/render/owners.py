@@ -68,12 +68,9 @@ def _troubles(handover: Handover) -> dict[str, Intervals]:
 def _shares(handover: Handover, sort: str | None, depth: int | None) -> list[tuple[str, int, int]]:
     """Name, bytes and blocks of each owner; of the first ``depth`` parts of names, the sums."""
     sums: dict[Owner, tuple[int, int]] = {}
+    parts = None if depth is None else depth - 1
     for share in handover.ownership.shares:
-        owner = (
-            share.owner
-            if depth is None
-            else share.owner._replace(parts=share.owner.parts[: depth - 1])
-        )
+        owner = Owner(share.owner.subsystem, share.owner.parts[:parts])
         size, blocks = sums.get(owner, (0, 0))
         sums[owner] = size + share.bytes, blocks + share.blocks
     rows = [

@@ -39,11 +39,9 @@ def print_full(console: Console, handover: Handover, verdict: Verdict) -> None:
         heading(console, "Sub-nodes")
         console.print(blob_table(handover.blobs, known=verdict.capture.fits))
         for blob in handover.blobs:
-            console.print(
-                content_view(blob.name, blob.content, handover.names)
-                if blob.content
-                else blob_content(blob)
-            )
+            content = blob.content
+            shown = content_view(blob.name, content, handover.names) if content else None
+            console.print(shown or blob_content(blob))
     print_findings(console, verdict.findings)
     print_blocked(console, verdict.blocked)
 
@@ -52,15 +50,13 @@ def _print_orders(console: Console, handover: Handover) -> None:
     preserved = handover.preserved
     if not preserved.orders:
         return
-    made = table("order", "block size", "blocks", "bytes", right=_NUMBERS)
+    columns = ("order", "block size", "blocks", "bytes")
+    made = table(*columns, right=columns)
     for order, count in preserved.orders.items():
         size = handover.geometry.page_size << order
         made.add_row(str(order), human_size(size), f"{count:,}", human_size(count * size))
     console.print()
     console.print(made)
-
-
-_NUMBERS = ("order", "block size", "blocks", "bytes", "size")
 
 
 def _print_ranges(console: Console, handover: Handover) -> None:

@@ -11,45 +11,27 @@ from kho_inspect import __version__
 from kho_inspect.errors import KhoError
 from kho_inspect.render.names import message_text, path_name
 from kho_inspect.render.safe import no_json_command
-from kho_inspect.render.verdicts import counted, states
-from kho_inspect.rules.base import Finding, Observation, Severity
+from kho_inspect.render.verdicts import counted, level, states
+from kho_inspect.rules.base import Finding, Observation
 from kho_inspect.rules.engine import BY_CODE, Verdict
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
-_LEVELS = {
-    Severity.FATAL: "error",
-    Severity.ERROR: "error",
-    Severity.WARNING: "warning",
-    Severity.INFO: "note",
-}
 
 
 def sarif(verdict: Verdict, dump: str, error: KhoError | None = None) -> Iterator[str]:
     """A SARIF log with one run; an ``error``, why nothing could be judged, made it fail."""
     codes = sorted({finding.code for finding in verdict.findings})
     failed = {} if error is None else {"invocations": [_failed(error, dump)]}
-    document = {
-        "$schema": SARIF_SCHEMA,
-        "version": "2.1.0",
-        "runs": [
-            {
-                "tool": {
-                    "driver": {
-                        "name": "kho-inspect",
-                        "version": __version__,
-                        "rules": [_rule(code) for code in codes],
-                    }
-                },
-                **failed,
-                "results": [
-                    _result(finding, codes.index(finding.code), dump)
-                    for finding in verdict.findings
-                ],
-                "properties": states(verdict),
-                "columnKind": "unicodeCodePoints",
-            }
-        ],
+    driver = {"name": "kho-inspect", "version": __version__, "rules": [*map(_rule, codes)]}
+    results = [_result(one, codes.index(one.code), dump) for one in verdict.findings]
+    run = {
+        "tool": {"driver": driver},
+        **failed,
+        "results": results,
+        "properties": states(verdict),
+        "columnKind": "unicodeCodePoints",
     }
+    document = {"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}
     yield no_json_command(json.dumps(document, indent=2))
     yield "\n"
 
@@ -71,7 +53,7 @@ def _rule(code: str) -> dict[str, Any]:
         "shortDescription": {"text": rule.title},
         "fullDescription": {"text": rule.explanation},
         "help": {"text": rule.hint},
-        "defaultConfiguration": {"level": _LEVELS[rule.severity]},
+        "defaultConfiguration": {"level": level(rule.severity, "note")},
     }
 
 
@@ -83,7 +65,7 @@ def _result(finding: Finding, index: int, dump: str) -> dict[str, Any]:
     return {
         "ruleId": finding.code,
         "ruleIndex": index,
-        "level": _LEVELS[finding.severity],
+        "level": level(finding.severity, "note"),
         "message": {"text": f"{counted(finding)}\n{finding.hint}"},
         "locations": [_location(finding.places[0], dump)],
         **({"relatedLocations": related} if related else {}),
@@ -97,12 +79,10 @@ def _result(finding: Finding, index: int, dump: str) -> dict[str, Any]:
 
 def _location(place: Observation, dump: str) -> dict[str, Any]:
     uri = quote(dump.encode("utf-8", "surrogateescape"))
-    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
+    physical: dict[str, Any] = {"artifactLocation": {"uri": uri}}
     if place.paddr is not None and place.paddr < 1 << 63:
-        location["physicalLocation"]["address"] = {
-            "absoluteAddress": place.paddr,
-            "kind": "physical",
-        }
+        physical["address"] = {"absoluteAddress": place.paddr, "kind": "physical"}
+    location: dict[str, Any] = {"physicalLocation": physical}
     if place.path:
         location["logicalLocations"] = [{"fullyQualifiedName": path_name(place.path)}]
     return location

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kho_inspect.render.explain import sections
 from kho_inspect.render.names import message_text, path_name
-from kho_inspect.rules.base import Evidence, Finding, Observation
+from kho_inspect.rules.base import Evidence, Finding, Observation, Severity
 from kho_inspect.rules.engine import BY_CODE, Verdict
 
 
@@ -32,6 +32,13 @@ def states(verdict: Verdict) -> dict[str, str]:
         "integrity": verdict.integrity.value,
         "expectations": verdict.expectations.value,
     }
+
+
+def level(severity: Severity, mildest: str) -> str:
+    """``error``, ``warning``, or what a format calls information: for forms with three levels."""
+    if severity is Severity.INFO:
+        return mildest
+    return "warning" if severity is Severity.WARNING else "error"
 
 
 def counted(finding: Finding) -> str:

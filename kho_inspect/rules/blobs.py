@@ -23,14 +23,13 @@ from kho_inspect.rules.base import (
     FATAL,
     INFO,
     WARNING,
-    About,
     Decision,
     Need,
     Observation,
     Subject,
 )
 from kho_inspect.rules.case import Case, in_blob, repeated, subnode
-from kho_inspect.rules.catalogue import Catalogue, not_saved
+from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.units import Extent
 
 CATALOGUE = Catalogue((Need.FDT, Need.ABI, Need.TRUSTED), hides_owners=True)
@@ -188,11 +187,9 @@ def kho_test_checksum(case: Case) -> Iterator[Observation]:
     """
     for blob, test in case.contents(KhoTest):
         if test.checksum_ok is False and len(test.phys) == test.nr_folios:
-            yield Observation(
-                f"kho_test checksum is {test.computed:#06x}, should be that of csum {test.csum:#x}",
-                blob.paddr,
-                (*subnode(blob.name), Step(StepKind.NODE, "data")),
-            )
+            words = f"is {test.computed:#06x}, should be that of csum {test.csum:#x}"
+            path = (*subnode(blob.name), Step(StepKind.NODE, "data"))
+            yield Observation(f"kho_test checksum {words}", blob.paddr, path)
 
 
 @rule("KHO611", ERROR, _TEST, FaultKind.KHO_TEST_FOLIOS, Subject.KHO_TEST)
@@ -225,14 +222,7 @@ def kho_test_unpreserved(case: Case) -> Iterator[Observation]:
         yield from case.claims.inside_blocks(ClaimKind.TEST_FOLIO, but=case.memfds.distrusted)
 
 
-@fault_rule(
-    "KHO613",
-    WARNING,
-    not_saved("folio"),
-    FaultKind.KHO_TEST_NOT_STORED,
-    About.CAPTURE,
-    Subject.KHO_TEST,
-)
+@CATALOGUE.not_stored("KHO613", "folio", FaultKind.KHO_TEST_NOT_STORED, Subject.KHO_TEST)
 def kho_test_not_stored() -> None:
     """The kho_test folios are stored in the dump.
 
@@ -289,5 +279,4 @@ def known_blob_unreadable(case: Case) -> Iterator[Observation]:
 def _wanted(blob: Blob) -> str | None:
     """What a sub-node of a known name should hold; None where it does, or may hold anything."""
     wanted = KINDS.get(blob.name)
-    own = wanted is not None and blob.fdt is not None and blob.fdt.is_compatible(wanted)
-    return None if own else wanted
+    return None if wanted and blob.fdt and blob.fdt.is_compatible(wanted) else wanted

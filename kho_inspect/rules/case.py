@@ -19,7 +19,7 @@ from kho_inspect.model.kernel_image import KernelImage
 from kho_inspect.model.luo import Handler, Luo, LuoFile, LuoSession
 from kho_inspect.model.printed import Printed
 from kho_inspect.ownership.hidden import undecoded
-from kho_inspect.rules.base import Need, Observation, Severity, Subject
+from kho_inspect.rules.base import Need, Observation, Subject
 from kho_inspect.rules.claims_view import ClaimsView
 from kho_inspect.rules.expectations import Expectation
 from kho_inspect.rules.map_view import MapView
@@ -75,12 +75,10 @@ class Case:
 
     @cached_property
     def claims(self) -> ClaimsView:
-        """The claims on memory."""
         return ClaimsView(self.map)
 
     @cached_property
     def memfds(self) -> MemfdsView:
-        """The preserved memfds."""
         return MemfdsView(self.claims, [luo.files for _, luo in self.contents(Luo)])
 
     @property
@@ -239,12 +237,10 @@ class Case:
         """The faults of these kinds."""
         return (fault for fault in self.handover.faults if fault.kind in kinds)
 
-    def observed(
-        self, *kinds: FaultKind, severity: Severity | None = None
-    ) -> Iterator[Observation]:
+    def observed(self, *kinds: FaultKind) -> Iterator[Observation]:
         """The faults of these kinds as they are."""
         for fault in self.faults(*kinds):
-            yield Observation(fault.message, fault.paddr, fault.path, severity)
+            yield Observation(fault.message, fault.paddr, fault.path)
 
     def in_ram(self, paddr: PhysAddr | None) -> bool:
         """Whether the machine has memory at an address."""
@@ -258,7 +254,6 @@ class Case:
                 yield blob, blob.content
 
     def sessions(self) -> Iterator[LuoSession]:
-        """All sessions."""
         for _, luo in self.contents(Luo):
             yield from luo.sessions
 

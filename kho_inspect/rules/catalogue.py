@@ -23,6 +23,7 @@ from kho_inspect.rules.base import (
 from kho_inspect.rules.case import Case
 
 Check = Callable[[Case], Iterable[Observation]]
+Explained = Callable[[], None]
 T = TypeVar("T")
 Given: TypeAlias = Need | FaultKind | About | Decision | Evidence | Subject
 
@@ -133,10 +134,10 @@ class Catalogue:
 
     def fault_rule(
         self, code: str, severity: Severity, hint: str, *given: Given
-    ) -> Callable[[Callable[[], None]], Rule]:
+    ) -> Callable[[Explained], Rule]:
         """Make a docstring a rule that reports all damage of these kinds, as it was met."""
 
-        def enter(explained: Callable[[], None]) -> Rule:
+        def enter(explained: Explained) -> Rule:
             @functools.wraps(explained)
             def check(case: Case) -> Iterable[Observation]:
                 return case.observed(*_each(FaultKind, given))
@@ -145,11 +146,11 @@ class Catalogue:
 
         return enter
 
+    def not_stored(self, code: str, what: str, *given: Given) -> Callable[[Explained], Rule]:
+        """The same of damage that is none: the dump lacks something, ``what`` in a word."""
+        hint = f"dump more memory: the {what} is not in what was saved"
+        return self.fault_rule(code, Severity.WARNING, hint, About.CAPTURE, *given)
+
 
 def _each(kind: type[T], given: Iterable[object]) -> Iterator[T]:
     return (value for value in given if isinstance(value, kind))
-
-
-def not_saved(what: str) -> str:
-    """The hint where a dump lacks something."""
-    return f"dump more memory: the {what} is not in what was saved"

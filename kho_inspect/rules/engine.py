@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from kho_inspect.rules import (
-    blobs,
-    expected,
-    luo,
-    memfd,
-    memory,
-    root_fdt,
-    subnodes,
-    systemd,
-    tree,
-)
+from kho_inspect.rules import blobs, expected, luo, memfd, memory, root_fdt, subnodes, systemd, tree
 from kho_inspect.rules.base import INFO, Finding, Need
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Rule
@@ -95,7 +85,9 @@ def judge(case: Case, wanted: Callable[[str], bool] = lambda code: True) -> Verd
             ran += 1
             findings.extend(rule.run(case))
     others = [finding for finding in findings if finding.code != ORPHANS]
-    if len(others) < len(findings) and any(_hides_owners(finding) for finding in others):
+    if len(others) < len(findings) and any(
+        one.severity > INFO and BY_CODE[one.code].hides_owners for one in others
+    ):
         blocked.setdefault("what is damaged may have pointed to the rest", []).append(ORPHANS)
         ran -= 1
         findings = others
@@ -139,7 +131,3 @@ def standing(verdict: Verdict, threshold: int) -> Sequence[Finding]:
         for finding in verdict.findings
         if finding.severity >= threshold and verdict.capture.leaves(finding)
     ]
-
-
-def _hides_owners(finding: Finding) -> bool:
-    return finding.severity > INFO and BY_CODE[finding.code].hides_owners

@@ -133,9 +133,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Raises ValueError for what the last of them would replace."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(
-            f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is there twice"
-        )
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"{twice!r} is there twice")
     return found
 
 

@@ -22,7 +22,7 @@ from kho_inspect.rules.base import (
     Subject,
 )
 from kho_inspect.rules.case import Case, in_blob, repeated, subnode
-from kho_inspect.rules.catalogue import Catalogue, not_saved
+from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.rules.claims_view import is_sessions
 from kho_inspect.units import human_size, plural
 
@@ -69,12 +69,12 @@ def luo_incompatible(case: Case) -> Iterator[Observation]:
                 continue
             features = blob.content.features
             missing = features and kernel.missing(name, features.required)
-            if features and missing and kernel.takes_luo(name):
+            if features and missing and name in kernel.luo:
                 words = f"LUO requires {features.words(missing)}, which {kernel.name} has not"
                 yield in_blob(blob, f"{words}: the next kernel panics")
         elif name is None:
             name = text_of(luo_compatible(blob.data))
-        if not kernel.takes_luo(name):
+        if name not in kernel.luo:
             wanted = f"{' or '.join(kernel.luo)} for {kernel.name}"
             words = f"LUO compatible is {name!r}, should be {wanted}: the next kernel panics"
             yield in_blob(blob, words)
@@ -126,10 +126,9 @@ def chain_unreadable() -> None:
     """
 
 
-@fault_rule(
+@CATALOGUE.not_stored(
     "KHO506",
-    WARNING,
-    not_saved("structure"),
+    "structure",
     FaultKind.BLOCK_NOT_STORED,
     FaultKind.LUO_ARRAY_NOT_STORED,
     FaultKind.MEMFD_NOT_STORED,
@@ -262,10 +261,10 @@ def handler_unknown(case: Case) -> Iterator[Observation]:
     kernel = case.consumer
     if kernel is case.image and not kernel.luo:
         return  # KHO116
-    for session, file in case.files_of(lambda one: not kernel.has_handler(one.compatible)):
+    for session, file in case.files_of(lambda one: one.compatible not in kernel.files):
         which = f"file {file.token:#x} of session {session.name!r}"
         features = file.content.features if file.content is not None else None
-        if not kernel.has_handler(file.compatible):
+        if file.compatible not in kernel.files:
             if file.known and case.takes_unreleased(file.compatible):
                 continue
             # Another kernel may have handlers that no release has: only known names are errors.

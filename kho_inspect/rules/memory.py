@@ -244,7 +244,7 @@ def dangling(case: Case) -> Iterator[Observation]:
     Enforced by: ``kho_restore_page()`` (7.1 to 7.3.4): WARN_ON_ONCE and NULL, for memory that is
     restored. No kernel checks the rest.
     """
-    return case.claims.unpreserved(ClaimKind.STRUCTURE, ClaimKind.CONTENT)
+    return case.claims.unpreserved(ClaimKind.STRUCTURE)
 
 
 @tree_rule("KHO310", ERROR, "one of the two pointers is wrong: see addr for both owners")

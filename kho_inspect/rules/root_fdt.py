@@ -25,7 +25,7 @@ from kho_inspect.rules.base import (
 )
 from kho_inspect.rules.case import ROOT, Case, fdt_property, in_blob, repeated, subnode
 from kho_inspect.rules.catalogue import Catalogue
-from kho_inspect.units import Extent, human_size
+from kho_inspect.units import human_size
 
 CATALOGUE = Catalogue()
 any_rule, rule = CATALOGUE.rule, CATALOGUE.needing(Need.FDT).rule
@@ -38,6 +38,7 @@ MAX_MAPPED = 256 << 10
 """The most that a kernel maps at once this early."""
 MAX_COMMAND_LINE = 2048
 """Bytes of the command line that stands before the entry, behind boot_params of one page."""
+_SAME_ABI = "boot a kernel whose KHO ABI is the same"
 _PAGES = "boot a kernel with pages of the same size"
 _TARGETS = "see which kernels can hand over to which: kho-inspect targets"
 _NO_LUO = "boot a kernel that is built with CONFIG_LIVEUPDATE"
@@ -111,14 +112,7 @@ def compatible_unknown(case: Case) -> Iterator[Observation]:
         yield case.in_fdt(words, fdt_property("compatible"))
 
 
-@rule(
-    "KHO105",
-    FATAL,
-    "boot a kernel whose KHO ABI is the same",
-    Need.TARGET,
-    Decision.REFUSES,
-    Evidence.READER,
-)
+@rule("KHO105", FATAL, _SAME_ABI, Need.TARGET, Decision.REFUSES, Evidence.READER)
 def compatible_not_targets(case: Case) -> Iterator[Observation]:
     """The root's compatible string is the target kernel's.
 
@@ -131,10 +125,8 @@ def compatible_not_targets(case: Case) -> Iterator[Observation]:
     """
     root, target = case.handover.fdt, case.target
     if case.image is not None and case.image.why_no_kho:
-        words = (
-            f"{case.target_name} has no KHO ({case.image.why_no_kho}): it boots without the data"
-        )
-        yield case.in_fdt(words)
+        lacking = f"{case.target_name} has no KHO ({case.image.why_no_kho})"
+        yield case.in_fdt(f"{lacking}: it boots without the data")
     elif target is not None and not target.takes_root(root.root.strings("compatible")):
         mismatch = f"(compatible is {root.compatible!r}, target {case.target_name})"
         words = f"{_REFUSED} incompatible with {target.root!r} {mismatch}"
@@ -279,7 +271,8 @@ def setup_data_wrong(case: Case) -> Iterator[Observation]:
     KiB, "disabling KHO revival". For a table shorter than an entry, or outside RAM, it stops later,
     without memory to boot in.
     """
-    own, areas = case.handover.pointers, _areas(case)
+    sound = case.missing.isdisjoint({Need.SCRATCH, Need.SOUND_SCRATCH})
+    own, areas = case.handover.pointers, case.scratch.areas if sound else ()
     strays = [one for one in case.handover.strays if one.fdt not in case.handed]
     entries = [one for one in (*own, *strays) if one.fdt_size is not None]
     loaded = [
@@ -324,8 +317,7 @@ def target_without_luo(case: Case) -> Iterator[Observation]:
     Enforced by: no kernel checks this (7.1 to 7.3.4): no code asks for the sub-node.
     """
     image = case.image
-    names = case.handover.fdt.root.strings("compatible")
-    if image is not None and image.takes_root(names) and not image.luo:
+    if image is not None and case.consumer is image and not image.luo:
         yield Observation(f"{case.target_name} has no LUO: all sessions are lost", None, _LUO)
 
 
@@ -342,11 +334,10 @@ def page_size_not_targets(case: Case) -> Iterator[Observation]:
     "live update between kernels with different page sizes is not supported by KHO".
     """
     geometry, image = case.handover.geometry, case.image
-    names = case.handover.fdt.root.strings("compatible")
-    if image is None or not image.takes_root(names):
+    if image is None or case.consumer is not image:
         return
-    if image.page_shift not in (None, geometry.shift):
-        size = human_size(1 << (image.page_shift or 0))
+    if image.page_shift is not None and image.page_shift != geometry.shift:
+        size = human_size(1 << image.page_shift)
         words = f"pages are {human_size(geometry.page_size)}, those of {case.target_name} {size}"
         yield case.in_fdt(words)
 
@@ -371,11 +362,6 @@ def kernel_refused(case: Case) -> Iterator[Observation]:
         mine = f" (takes {one.takes})" if one.takes else ""
         words = f"Linux {one.release}{mine} {verb} the handover{at} ({told}{abi or 'ABI unknown'})"
         yield Observation(f'{words}: "{one.text}"', place, ROOT)
-
-
-def _areas(case: Case) -> tuple[Extent, ...]:
-    sound = case.handover.scratch is not None and case.scratch_trouble is None
-    return case.scratch.areas if sound else ()
 
 
 def _trouble(case: Case, entry: Pointer) -> str | None:

@@ -108,7 +108,7 @@ def capture_of(case: Case) -> Capture:
 
 
 def _accepted(case: Case) -> list[str]:
-    """What kernels printed when they took the handover."""
+    """What the first kernel printed that took the handover."""
     lines = (one for one in case.printed if one.accepted)
     return [f'Linux {one.release} took it: "{one.text}"' for one in islice(lines, 1)]
 
@@ -144,32 +144,22 @@ def _misfit(case: Case) -> Capture | None:
         return None
     where = f"the map's root {tree.root:#x} does not lead to a map of this handover"
     if cut or case.printed:
-        return Capture(
-            CaptureState.RECYCLED, (where, "a kernel that ran since has reused the memory")
-        )
+        reused = "a kernel that ran since has reused the memory"
+        return Capture(CaptureState.RECYCLED, (where, reused))
     if case.root_outside:
         held = ", ".join(map(str, handover.source.declared[:3])) or "none"
-        return Capture(
-            CaptureState.MISMATCH,
-            (f"the map's root {tree.root:#x} is outside the dump's memory ({held})", _ANOTHER),
-        )
+        outside = f"the map's root {tree.root:#x} is outside the dump's memory ({held})"
+        return Capture(CaptureState.MISMATCH, (outside, _ANOTHER))
     if not tree.pointers and not handover.preserved.bytes:
-        return Capture(
-            CaptureState.INCOMPLETE,
-            (
-                f"the map's root page {tree.root:#x} is zero: cleared in the old kernel, or left "
-                "out by what wrote the dump",
-            ),
-        )
-    found = handover.fdt.paddr is not None or any(
-        blob.fdt is not None or isinstance(blob.content, Luo) for blob in handover.blobs
-    )
-    if found:
-        what = "the root FDT" if handover.fdt.paddr is not None else "a blob"
-        return Capture(
-            CaptureState.RECYCLED,
-            (where, f"{what} is in the dump: the rest was overwritten after the jump"),
-        )
+        why = "cleared in the old kernel, or left out by what wrote the dump"
+        zero = f"the map's root page {tree.root:#x} is zero: {why}"
+        return Capture(CaptureState.INCOMPLETE, (zero,))
+    held = "" if handover.fdt.paddr is None else "the root FDT"
+    if any(blob.fdt is not None or isinstance(blob.content, Luo) for blob in handover.blobs):
+        held = held or "a blob"
+    if held:
+        rest = f"{held} is in the dump: the rest was overwritten after the jump"
+        return Capture(CaptureState.RECYCLED, (where, rest))
     return Capture(CaptureState.MISMATCH, (where, f"{_ANOTHER}; or the dump was taken after boot"))
 
 
@@ -193,9 +183,7 @@ def conclude(case: Case, capture: Capture, findings: Sequence[Finding]) -> Concl
         codes = dict.fromkeys(finding.code for finding in fatal if finding.decision is state)
         if codes:
             return Conclusion(state, target, tuple(codes))
-    if capture.state is not CaptureState.COMPLETE:
-        return Conclusion(Decision.UNKNOWN, target)
-    if case.opened is None or case.foreign:
+    if capture.state is not CaptureState.COMPLETE or case.opened is None or case.foreign:
         return Conclusion(Decision.UNKNOWN, target)
     unwritten = tuple(need for need in (Need.MAP, Need.SESSIONS) if need in case.missing)
     return Conclusion(Decision.ACCEPTS, target, (), unwritten)

@@ -15,7 +15,6 @@ from kho_inspect.rules.base import (
     ERROR,
     FATAL,
     WARNING,
-    About,
     Evidence,
     Need,
     Observation,
@@ -23,7 +22,7 @@ from kho_inspect.rules.base import (
     Subject,
 )
 from kho_inspect.rules.case import Case, fdt_property, in_blob, subnode
-from kho_inspect.rules.catalogue import Catalogue, not_saved
+from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.units import Extent, human_size
 
 CATALOGUE = Catalogue((Need.FDT, Need.ABI, Need.TRUSTED), hides_owners=True)
@@ -35,8 +34,8 @@ _UNPRESERVED = "the writer must preserve the blob: kho_preserve_folio()"
 _OVERWRITTEN = "the blob was overwritten, or the pointer is stale"
 _LOST = "restore fails with this data: look up who owns the page with addr"
 _REFUSED: dict[str, Severity] = {"LUO": FATAL, "kexec-metadata": WARNING}
-"""What comes of a blob that cannot be had, where that is not lost data."""
-_PAGES = (ClaimKind.FOLIO_TABLE, ClaimKind.FOLIOS_INFO, ClaimKind.VMALLOC_PAGE)
+"""How grave a blob is that cannot be had, where that is not lost data."""
+_PAGES = (ClaimKind.FOLIO_TABLE, ClaimKind.FOLIOS_INFO)
 
 
 def _missing(case: Case, name: str | None) -> Iterator[Observation]:
@@ -44,7 +43,8 @@ def _missing(case: Case, name: str | None) -> Iterator[Observation]:
     for node in case.handover.fdt.root.children:
         if name is not None and node.prop(name) is None:
             words = f"sub-node {node.name!r} has no property {name!r}, should have 8 bytes of it"
-            yield _by_node(node.name, case.in_fdt(words, subnode(node.name)))
+            found = case.in_fdt(words, subnode(node.name))
+            yield replace(found, severity=_REFUSED.get(node.name))
 
 
 def _missized(case: Case, name: str | None) -> Iterator[Observation]:
@@ -54,12 +54,8 @@ def _missized(case: Case, name: str | None) -> Iterator[Observation]:
         if name is not None and data is not None and len(data) != 8:
             size = f"{len(data)} bytes, should be 8"
             words = f"property {name!r} of sub-node {node.name!r} is {size}"
-            yield _by_node(node.name, case.in_fdt(words, fdt_property(name, node.name)))
-
-
-def _by_node(name: str, found: Observation) -> Observation:
-    """The finding, as grave as what its subsystem does because of it."""
-    return replace(found, severity=_REFUSED.get(name))
+            found = case.in_fdt(words, fdt_property(name, node.name))
+            yield replace(found, severity=_REFUSED.get(node.name))
 
 
 @rule("KHO401", ERROR, _WRITER, FaultKind.FDT_BLOB_PROPERTY)
@@ -131,11 +127,9 @@ def property_of_other_abi(case: Case) -> Iterator[Observation]:
     for node in case.handover.fdt.root.children:
         for prop in node.props:
             if prop.name in others:
+                held = f"sub-node {node.name!r} has property {prop.name!r}"
                 words = f"which {abi.compatible} does not know, should have {abi.blob_property!r}"
-                yield case.in_fdt(
-                    f"sub-node {node.name!r} has property {prop.name!r}, {words}",
-                    fdt_property(prop.name, node.name),
-                )
+                yield case.in_fdt(f"{held}, {words}", fdt_property(prop.name, node.name))
 
 
 @rule("KHO406", FATAL, _STALE, FaultKind.BLOB_OUTSIDE, Evidence.RAM)
@@ -154,7 +148,7 @@ def blob_outside(case: Case) -> Iterator[Observation]:
         yield replace(found, severity=ERROR if case.in_ram(found.paddr) else None)
 
 
-@fault_rule("KHO407", WARNING, not_saved("blob"), FaultKind.BLOB_NOT_STORED, About.CAPTURE)
+@CATALOGUE.not_stored("KHO407", "blob", FaultKind.BLOB_NOT_STORED)
 def blob_not_stored() -> None:
     """Blobs are stored in the dump.
 
@@ -356,14 +350,7 @@ def vmalloc_chunk_unreadable() -> None:
     """
 
 
-@fault_rule(
-    "KHO421",
-    WARNING,
-    not_saved("chunk"),
-    FaultKind.VMALLOC_CHUNK_NOT_STORED,
-    About.CAPTURE,
-    Subject.VMALLOC,
-)
+@CATALOGUE.not_stored("KHO421", "chunk", FaultKind.VMALLOC_CHUNK_NOT_STORED, Subject.VMALLOC)
 def vmalloc_chunk_not_stored() -> None:
     """The chunks of vmalloc areas are stored in the dump.
 
@@ -382,9 +369,7 @@ def vmalloc_chunk_unpreserved(case: Case) -> Iterator[Observation]:
     Enforced by: no kernel checks it before reading: ``kho_restore_vmalloc()`` (7.1 to 7.3.4)
     restores a chunk when it has read it, and then returns NULL.
     """
-    return case.claims.unpreserved(
-        ClaimKind.FOLIO_TABLE_CHUNK, ClaimKind.FOLIOS_INFO_CHUNK, ClaimKind.VMALLOC_CHUNK
-    )
+    return case.claims.unpreserved(ClaimKind.FOLIO_TABLE_CHUNK, ClaimKind.FOLIOS_INFO_CHUNK)
 
 
 @fault_rule("KHO423", ERROR, _LOST, FaultKind.VMALLOC_DUPLICATE, Subject.VMALLOC)

@@ -23,7 +23,7 @@ from kho_inspect.rules.base import (
     Subject,
 )
 from kho_inspect.rules.case import Case
-from kho_inspect.rules.catalogue import Catalogue, not_saved
+from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.rules.map_view import MAX_LIKELY_ORDER
 from kho_inspect.units import human_size, plural
 
@@ -86,8 +86,8 @@ def node_outside() -> None:
     """
 
 
-@node_rule(
-    "KHO203", WARNING, not_saved("tree"), FaultKind.NODE_NOT_STORED, About.CAPTURE, Subject.RADIX
+@CATALOGUE.needing(Need.TRUSTED).not_stored(
+    "KHO203", "tree", FaultKind.NODE_NOT_STORED, Subject.RADIX
 )
 def node_not_stored() -> None:
     """Every node of the tree is stored in the dump.
