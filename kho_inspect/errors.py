@@ -35,6 +35,11 @@ class UnreadableInputError(KhoError):
     """A file that cannot be opened, or is not of a kind that we read."""
 
 
+def unreadable(path: str, what: str, hint: str | None = None) -> UnreadableInputError:
+    """The error that says ``what`` of a file: ``dump.bin is empty``."""
+    return UnreadableInputError(f"{path} {what}", hint=hint, source=path)
+
+
 class FdtError(KhoError):
     """A flattened device tree that fails validation; ``offset`` is the byte at fault."""
 

@@ -14,10 +14,10 @@ from kho_inspect.decoders.kexec_metadata import KexecMetadata
 from kho_inspect.decoders.kho_test import KhoTest
 from kho_inspect.decoders.memblock import REGION, Memblock
 from kho_inspect.decoders.registry import BLOB_DECODERS, decode_blobs
-from kho_inspect.errors import FdtError, MissingMemoryError
+from kho_inspect.errors import FdtError
 from kho_inspect.layouts.kexec_metadata import kho_kexec_metadata
 from kho_inspect.layouts.kho_test import KHO_TEST_MAGIC
-from kho_inspect.memory import Presence
+from kho_inspect.memory import Presence, read_or_none
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import Owner, Subsystem
@@ -98,13 +98,11 @@ class Blobs:
                 self._note_root(root, paddr)
 
     def _read_tree(self, paddr: PhysAddr) -> bytes | None:
-        try:
-            size = fdt.total_size(self.memory.read(paddr, fdt.START_SIZE))
-            if size is None or size > MAX_FDT:
-                return None
-            return bytes(self.memory.read(paddr, size))
-        except MissingMemoryError:
+        size = fdt.total_size(read_or_none(self.memory, paddr, fdt.START_SIZE) or b"")
+        if size is None or size > MAX_FDT:
             return None
+        data = read_or_none(self.memory, paddr, size)
+        return None if data is None else bytes(data)
 
     def _note_root(self, root: FdtNode, paddr: PhysAddr) -> None:
         known = find_abi(root.strings("compatible"))

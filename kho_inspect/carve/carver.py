@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import groupby
 
 import numpy as np
 
@@ -23,14 +22,7 @@ from kho_inspect.model.carved import CarvedFile, Carving
 from kho_inspect.model.contents import Item, Piece
 from kho_inspect.model.identity import Carved, ClaimKind, Owner, Subsystem
 from kho_inspect.model.luo import LUO, Luo, LuoFile
-from kho_inspect.model.provenance import (
-    Doubt,
-    DoubtKind,
-    Provenance,
-    Structure,
-    Trust,
-    trust_of,
-)
+from kho_inspect.model.provenance import Doubt, DoubtKind, Provenance, Structure, Trust, trust_of
 from kho_inspect.units import PhysAddr, plural
 
 MAX_COPIES = 16
@@ -150,7 +142,10 @@ class _Carver:
 
     def _files(self, listed: list[Listed]) -> Iterator[Candidate]:
         """Each descriptor once: in the best session, else a list, else alone."""
-        owners = sorted(map(self._best, _by_list(listed)), key=lambda one: one.rank)
+        by_list: dict[PhysAddr, list[Listed]] = {}
+        for one in sorted(listed, key=lambda one: one.session.files_pa):
+            by_list.setdefault(one.session.files_pa, []).append(one)
+        owners = sorted(map(self._best, by_list.values()), key=lambda one: one.rank)
         rivals: dict[PhysAddr, list[tuple[Listed, LuoFile]]] = {}
         for one in owners:
             for file in one.session.files:
@@ -169,9 +164,8 @@ class _Carver:
             for data in self.anchors[kind]:
                 if data not in self.taken and (alone := self.files.lone(handler, data)):
                     self.taken.add(data)
-                    words = "no list of files names its descriptor"
-                    doubts = (Doubt(DoubtKind.UNNAMED, words),)
-                    yield self._file(Carved(LUO, data), alone, (), doubts)
+                    doubt = Doubt(DoubtKind.UNNAMED, "no list of files names its descriptor")
+                    yield self._file(Carved(LUO, data), alone, (), (doubt,))
 
     def _best(self, rivals: list[Listed]) -> Listed:
         """Whose a list of files is that several sessions name; nobody's, where that is open."""
@@ -182,10 +176,7 @@ class _Carver:
             words = f"{plural(others + 1, 'session')} name the list that it stands in"
             doubt = Doubt(DoubtKind.AMBIGUOUS, words)
             return replace(
-                best,
-                named=False,
-                structures=best.structures[-1:],
-                doubts=(*best.doubts, doubt),
+                best, named=False, structures=best.structures[-1:], doubts=(*best.doubts, doubt)
             )
         if others:
             words = f"its session stands there {others + 1:,} times"
@@ -272,13 +263,6 @@ class _Carver:
         starts = np.array([piece.paddr // page for piece in item.pieces], dtype=np.int64)
         ends = [-(-(piece.paddr + piece.size) // page) for piece in item.pieces]
         return Candidate(item, starts, np.array(ends, dtype=np.int64))
-
-
-def _by_list(listed: list[Listed]) -> Iterator[list[Listed]]:
-    """Sessions by the list of files that they name."""
-    by_files = sorted(listed, key=lambda one: one.session.files_pa)
-    for _, rivals in groupby(by_files, key=lambda one: one.session.files_pa):
-        yield list(rivals)
 
 
 def _blob_provenance(found: Found, leading: set[PhysAddr | None]) -> Provenance:

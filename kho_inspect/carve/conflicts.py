@@ -10,7 +10,6 @@ import numpy as np
 from kho_inspect import intervals
 from kho_inspect.intervals import I64, Intervals
 from kho_inspect.model.contents import Item
-from kho_inspect.model.identity import Carved
 from kho_inspect.model.provenance import Doubt, DoubtKind, Trust, trust_of
 from kho_inspect.units import plural
 
@@ -36,12 +35,6 @@ class Candidate:
         assert self.item.provenance is not None
         return _RANKS[self.item.provenance.trust]
 
-    @property
-    def owner(self) -> Carved:
-        """As whose it is known."""
-        assert isinstance(self.item.name, Carved)
-        return self.item.name
-
 
 _RANKS = {trust: number for number, trust in enumerate(Trust)}
 
@@ -66,7 +59,10 @@ def settle(candidates: Sequence[Candidate]) -> tuple[list[Candidate], int, int]:
         met += 1
         if met > MAX_CONFLICTS:
             continue
-        common = {rank: _total(own, others) for rank, others in taken.items()}
+        common = {
+            rank: intervals.total(intervals.intersect(own, others))
+            for rank, others in taken.items()
+        }
         if any(pages for rank, pages in common.items() if rank < one.rank):
             lost += 1
             continue
@@ -84,10 +80,6 @@ def _shared(candidates: Sequence[Candidate]) -> Intervals:
         np.concatenate([none, *(starts for starts, _ in merged)]),
         np.concatenate([none, *(ends for _, ends in merged)]),
     )
-
-
-def _total(own: Intervals, others: Intervals) -> int:
-    return intervals.total(intervals.intersect(own, others))
 
 
 def _doubted(one: Candidate, pages: int) -> Candidate:

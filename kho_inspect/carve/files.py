@@ -20,13 +20,12 @@ from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.luo import session_of
 from kho_inspect.decoders.memfd import LAYOUTS, Memfd
 from kho_inspect.decoders.registry import FILE_DECODERS
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.layouts import luo as layout
 from kho_inspect.layouts.block import kho_block_header
 from kho_inspect.layouts.views import Layout, dtype_of, parse_record
 from kho_inspect.limits import Limits
-from kho_inspect.memory import PhysicalMemory
+from kho_inspect.memory import PhysicalMemory, read_or_none
 from kho_inspect.model.contents import FileContent, FileEntry
 from kho_inspect.model.faults import Fault, FaultKind
 from kho_inspect.model.identity import ClaimKind
@@ -127,9 +126,14 @@ class Files:
         self.rejected["memfd: does not begin as one"] += len(new) - len(like)
         decoded = FILE_DECODERS[handler](context, like)
         for one, memfd in zip(like, decoded, strict=True):
-            self.verified[handler, one.data] = self._verify(memfd)
-        found = (self.verified[handler, one.data] for one in entries)
-        return [None if one is None else one.memfd for one in found]
+            if isinstance(memfd, Memfd):
+                found = verify(self.memory, self.geometry, memfd)
+                if isinstance(found, Verified):
+                    self.verified[handler, one.data] = found
+                else:
+                    self.rejected[f"memfd: {found}"] += 1
+        every = (self.verified[handler, one.data] for one in entries)
+        return [None if one is None else one.memfd for one in every]
 
     def _descriptors(self, handler: str, paddrs: Sequence[PhysAddr]) -> list[PhysAddr]:
         """Which addresses have what begins like a descriptor, or like that of an empty file."""
@@ -149,15 +153,6 @@ class Files:
             data = records["data"][records["compatible"] == _name(handler)]
             found += len(self._descriptors(handler, data.tolist()))
         return found
-
-    def _verify(self, memfd: FileContent | None) -> Verified | None:
-        if not isinstance(memfd, Memfd):
-            return None
-        found = verify(self.memory, self.geometry, memfd)
-        if isinstance(found, Verified):
-            return found
-        self.rejected[f"memfd: {found}"] += 1
-        return None
 
     def lone(self, handler: str, data: PhysAddr) -> Verified | None:
         """The memfd whose descriptor is at ``data``, which no list needs to name."""
@@ -179,8 +174,12 @@ class Files:
         session that the user names counts may be wrong.
         """
         found: list[tuple[PhysAddr, LuoSession, tuple[Doubt, ...]]] = []
-        trusted = vouched or blob is not None
-        for block in self._chain(paddr) if chained and trusted else [paddr]:
+        blocks = [paddr]
+        if chained and (vouched or blob is not None):
+            entry, limit = layout.luo_session_ser, self.context.limits.files
+            way = self.memory, self.geometry, paddr
+            blocks = walk_blocks(*way, entry, (), FaultLog(), limit)[0]
+        for block in blocks:
             self.read_before.add(block)
             found += ((block, *one) for one in self._sessions(chained, block, vouched))
         weight = sum(self._weight(session) for _, session, _ in found)
@@ -200,11 +199,6 @@ class Files:
             )
             for block, session, doubts in found
         ]
-
-    def _chain(self, paddr: PhysAddr) -> list[PhysAddr]:
-        limit = self.context.limits.files
-        entry, faults = layout.luo_session_ser, FaultLog()
-        return walk_blocks(self.memory, self.geometry, paddr, entry, (), faults, limit)[0]
 
     def _sessions(
         self, chained: bool, paddr: PhysAddr, vouched: bool
@@ -232,11 +226,7 @@ class Files:
                 yield session, doubts
 
     def unnamed(
-        self,
-        chained: bool,
-        paddr: PhysAddr,
-        taken: Container[PhysAddr],
-        known: Container[PhysAddr],
+        self, chained: bool, paddr: PhysAddr, taken: Container[PhysAddr], known: Container[PhysAddr]
     ) -> Listed | None:
         """The list of files at ``paddr``, if most of it reads as files and none is ``taken``.
 
@@ -317,13 +307,12 @@ class Files:
         none = np.empty(0, dtype)
         if paddr % self.geometry.page_size:
             return none
-        try:
-            count = parse_record(header, self.memory.read(paddr, start)).count
-            if not 0 < count <= (most - start) // dtype.itemsize:
-                return none
-            return np.frombuffer(self.memory.read(paddr + start, count * dtype.itemsize), dtype)
-        except MissingMemoryError:
+        head = read_or_none(self.memory, paddr, start)
+        count = parse_record(header, head).count if head else 0
+        if not 0 < count <= (most - start) // dtype.itemsize:
             return none
+        records = read_or_none(self.memory, paddr + start, count * dtype.itemsize)
+        return none if records is None else np.frombuffer(records, dtype)
 
     def _list(self, chained: bool, paddr: PhysAddr) -> NDArray[Any]:
         """Files of a list: a block says how many, an array goes on as far as it reads as one."""
@@ -332,12 +321,10 @@ class Files:
             return self._records(kho_block_header, layout.luo_file_ser, paddr, page)
         dtype = dtype_of(layout.luo_file_ser)
         for pages in range(0 if paddr % page else layout.LUO_FILE_PGCNT, 0, -1):
-            try:
-                records = np.frombuffer(self.memory.read(paddr, pages * page), dtype)
-            except MissingMemoryError:
-                continue
-            good = padded(records["compatible"]) & (records["data"] > 0)
-            return records if good.all() else records[: int(good.argmin())]
+            if (raw := read_or_none(self.memory, paddr, pages * page)) is not None:
+                records = np.frombuffer(raw, dtype)
+                good = padded(records["compatible"]) & (records["data"] > 0)
+                return records if good.all() else records[: int(good.argmin())]
         return np.empty(0, dtype)
 
 

@@ -6,6 +6,7 @@ compared, all pages of a piece at a time. The page size is not known: that is do
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -66,18 +67,9 @@ class AnchorKind(Enum):
 class Anchors:
     """Addresses of the pages that begin like each kind of structure, ascending."""
 
-    found: dict[AnchorKind, list[PhysAddr]] = field(
-        default_factory=lambda: {kind: [] for kind in AnchorKind}
-    )
+    found: dict[AnchorKind, list[PhysAddr]] = field(default_factory=lambda: defaultdict(list))
     passed_over: int = 0
     """Pages above MAX_ANCHORS of a kind, which are not kept."""
-
-    def add(self, kind: AnchorKind, paddrs: list[PhysAddr]) -> None:
-        """Keep as many as there is room for."""
-        kept = self.found[kind]
-        room = MAX_ANCHORS - len(kept)
-        self.passed_over += max(0, len(paddrs) - room)
-        kept += paddrs[:room]
 
     def __getitem__(self, kind: AnchorKind) -> list[PhysAddr]:
         return self.found[kind]
@@ -95,8 +87,9 @@ def scan(memory: PhysicalMemory, progress: Callable[[int], None] = lambda size: 
             heads = np.ascontiguousarray(pages[:, :HEAD])
             for kind, looks_like in _KINDS.items():
                 at = np.flatnonzero(looks_like(heads, end)).tolist()
-                if at:
-                    anchors.add(kind, [paddr + skip + PAGE * number for number in at])
+                room = MAX_ANCHORS - len(anchors[kind])
+                anchors.passed_over += len(at[room:])
+                anchors[kind].extend(paddr + skip + PAGE * number for number in at[:room])
         progress(min(len(chunk), SCAN_BYTES))
     return anchors
 

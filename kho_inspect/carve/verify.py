@@ -48,9 +48,9 @@ def verify(memory: PhysicalMemory, geometry: PageGeometry, memfd: Memfd) -> Veri
     if memfd.nr_folios == 0:
         if area.first or area.total_pages or memfd.size:
             return "a size or a table without folios"
-        empty = () if memfd.pos else (_EMPTY,)
+        empty = Doubt(DoubtKind.EMPTY, "an empty file, whose descriptor is all zero")
         start = np.array([memfd.paddr // page])
-        return Verified(memfd, empty, start, start + 1)
+        return Verified(memfd, () if memfd.pos else (empty,), start, start + 1)
     slots = slots_of(geometry)
     chunks = (area.total_pages >> area.order) // slots + 1
     if (
@@ -127,9 +127,6 @@ def _ends(memory: PhysicalMemory, geometry: PageGeometry, memfd: Memfd) -> bool:
 def slots_of(geometry: PageGeometry) -> int:
     """Entries that one chunk of a vmalloc area has room for."""
     return int(dtype_of(kho_vmalloc_chunk(geometry))["phys"].shape[0])
-
-
-_EMPTY = Doubt(DoubtKind.EMPTY, "an empty file, whose descriptor is all zero")
 
 
 def _declared(

@@ -68,8 +68,7 @@ def _by_seq(kernel: Kernel) -> dict[int, tuple[int | None, str]]:
 
 def _goes_on(early: Kernel, late: Kernel) -> bool:
     """Whether the log of ``late`` begins within or behind that of ``early``."""
-    differ = early.version and late.version and early.version != late.version
-    if differ:
+    if early.version and late.version and early.version != late.version:
         return False
     mine, others = _by_seq(early), _by_seq(late)
     if not mine or not others or min(mine) >= min(others):

@@ -8,7 +8,7 @@ from kho_inspect.kernel_log.translate import Shifted, read_filled
 from kho_inspect.layouts.elf import ELFMAG, NT_GNU_BUILD_ID, elf64_nhdr
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.recording import unrecorded
-from kho_inspect.units import Extent, PhysAddr
+from kho_inspect.units import PhysAddr
 
 IMAGE = 64 << 20
 """Bytes before a kernel's data in which the rest of its image lies."""
@@ -35,18 +35,15 @@ def noted_build_id(memory: PhysicalMemory, data: PhysAddr) -> str | None:
 def _heads(memory: PhysicalMemory, data: PhysAddr) -> Iterator[PhysAddr]:
     """Where a build id's note may begin, before ``data``."""
     searched = unrecorded(memory)
-    image = Extent(max(0, data - IMAGE), data)
-    stored = [extent for extent in memory.stored if extent.overlaps(image)]
-    for start, size in (
-        (at, min(PIECE, extent.end - at, data - at))
-        for extent in stored
-        for at in range(max(extent.start, image.start), min(extent.end, data), PIECE)
-    ):
-        piece = bytes(read_filled(searched, Shifted(0), start, size + len(_HEAD) - 1)[0])
-        at = piece.find(_HEAD)
-        while at >= 0:
-            yield start + at
-            at = piece.find(_HEAD, at + 1)
+    for extent in memory.stored:
+        end = min(extent.end, data)
+        for start in range(max(extent.start, data - IMAGE), end, PIECE):
+            size = min(PIECE, end - start) + len(_HEAD) - 1
+            piece = bytes(read_filled(searched, Shifted(0), start, size)[0])
+            at = piece.find(_HEAD)
+            while at >= 0:
+                yield start + at
+                at = piece.find(_HEAD, at + 1)
 
 
 def _kernel_note(memory: PhysicalMemory, at: PhysAddr) -> bytes | None:

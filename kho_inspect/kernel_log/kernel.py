@@ -12,10 +12,7 @@ UNKNOWN = "unknown"
 """Release of a kernel of which only the log is left, without its first lines."""
 
 BANNER = re.compile(r"Linux version (\S+) \(.+\) \(.+\) #\d+ .+")
-_HEADS = {
-    "Booting Linux on physical CPU 0x": "arm64",
-    "BIOS-provided physical RAM map:": "x86_64",
-}
+_HEADS = {"Booting Linux on physical CPU 0x": "arm64", "BIOS-provided physical RAM map:": "x86_64"}
 """How lines of a log begin that one architecture alone prints."""
 _COMMAND_LINE = re.compile(r"(?:Kernel c|C)ommand line: (.*)", re.DOTALL)
 
@@ -46,10 +43,8 @@ def kernel_of(release: str, info: VmcoreInfo | None, ring: Ring | None) -> Kerne
     lines = [entry.text for entry in entries]
     version = next((text for text in lines if BANNER.fullmatch(text)), None)
     command = next(filter(None, map(_COMMAND_LINE.fullmatch, lines)), None)
-    architecture = info.architecture if info else None
-    if architecture is None:
-        known = (name for text in lines for head, name in _HEADS.items() if text.startswith(head))
-        architecture = next(known, None)
+    known = (name for text in lines for head, name in _HEADS.items() if text.startswith(head))
+    architecture = (info and info.architecture) or next(known, None)
     return Kernel(
         release,
         version,

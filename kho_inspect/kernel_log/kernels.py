@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.kernel_log.boots import joined, ordered, without_copies
 from kho_inspect.kernel_log.build_id import noted_build_id
 from kho_inspect.kernel_log.kernel import BANNER, UNKNOWN, Kernel, kernel_of, release_of
 from kho_inspect.kernel_log.printk import (
     MAX_COUNT_BITS,
     SCAN_BYTES,
+    WHOLE,
     Ring,
     Work,
     carve_blocks,
@@ -21,8 +22,8 @@ from kho_inspect.kernel_log.printk import (
     read_ring,
     ring_layout,
 )
-from kho_inspect.kernel_log.rings import IMAGE, find_ring, ring_at
-from kho_inspect.kernel_log.traces import MAX_SIGHTINGS, Traces
+from kho_inspect.kernel_log.rings import IMAGE, ring_at
+from kho_inspect.kernel_log.traces import MAX_SIGHTINGS, Traces, vmcoreinfo_notes
 from kho_inspect.kernel_log.translate import (
     AddressSpace,
     Moved,
@@ -30,17 +31,15 @@ from kho_inspect.kernel_log.translate import (
     address_space,
     read_virtual,
 )
-from kho_inspect.kernel_log.vmcoreinfo import (
-    VmcoreInfo,
-    parse_vmcoreinfo,
-    read_vmcoreinfo,
-)
+from kho_inspect.kernel_log.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo, read_vmcoreinfo
 from kho_inspect.layouts import printk
 from kho_inspect.layouts.diskdump import new_utsname
 from kho_inspect.layouts.views import parse_record
-from kho_inspect.memory import PhysicalMemory
-from kho_inspect.memory.vmcoreinfo import vmcoreinfo_notes
+from kho_inspect.memory import PhysicalMemory, read_or_none
 from kho_inspect.units import Extent, PhysAddr
+
+Banners: TypeAlias = Sequence[tuple[PhysAddr, str]]
+"""Where the banners of kernels stand, and their text."""
 
 MAX_KERNELS = 16
 MAXBANNER = 1024
@@ -69,7 +68,8 @@ def find_kernels(memory: PhysicalMemory, traces: Traces) -> tuple[Kernel, ...]:
     infos = _infos(memory, traces)
     found: list[Kernel] = []
     covered: list[Extent] = []
-    work = Work.of(memory)
+    # The rings in a dump have no more than this, as it holds each once.
+    work = Work(WHOLE + 4 * sum(extent.size for extent in memory.stored))
     for info in infos:
         space = address_space(memory, info)
         ring = space and _ring_in(memory, info, space, work)
@@ -97,16 +97,16 @@ def find_kernels(memory: PhysicalMemory, traces: Traces) -> tuple[Kernel, ...]:
         if (block := _block_at(memory, paddr)) is None:
             images.append(text)
             continue
-        near = [at for at, other in banners if other == text]
-        ring = _found_ring(memory, block, release_of(text), infos, near, work)
-        covered += ring.data
-        kernel = kernel_of(release_of(text), None, ring)
+        entries, where = carve_blocks(memory, block)
+        covered.append(where)
+        kernel = kernel_of(release_of(text), None, Ring(entries, 0, (where,)))
         if all(one.version != text for one in found):
-            kernel = replace(kernel, build_id=noted_build_id(memory, ring.data[0].start))
+            kernel = replace(kernel, build_id=noted_build_id(memory, where.start))
         found.append(kernel)
     found = joined(without_copies(found))
     for text in dict.fromkeys(images):
-        _add_image(found, text)
+        if len(found) < MAX_KERNELS and all(one.version != text for one in found):
+            found.append(Kernel(release_of(text), text))
     return ordered([_with_build_id(kernel, found) for kernel in found])
 
 
@@ -123,11 +123,7 @@ def last_mapped(
 
 
 def _unnamed(
-    memory: PhysicalMemory,
-    ring: Ring,
-    place: PhysAddr,
-    banners: Iterable[tuple[PhysAddr, str]],
-    others: Collection[Kernel],
+    memory: PhysicalMemory, ring: Ring, place: PhysAddr, banners: Banners, others: Sequence[Kernel]
 ) -> Kernel:
     """The kernel with a ring at ``place`` that no VMCOREINFO leads to.
 
@@ -158,10 +154,7 @@ def _infos(memory: PhysicalMemory, traces: Traces) -> list[VmcoreInfo]:
 
 
 def _banner_of(
-    memory: PhysicalMemory,
-    info: VmcoreInfo,
-    space: AddressSpace | None,
-    banners: Iterable[tuple[PhysAddr, str]],
+    memory: PhysicalMemory, info: VmcoreInfo, space: AddressSpace | None, banners: Banners
 ) -> str | None:
     """The banner that agrees with the kernel's ``init_uts_ns``, where the log has none."""
     names, at = info.symbol("init_uts_ns"), info.offset("uts_namespace.name")
@@ -174,23 +167,14 @@ def _banner_of(
     release, version = (
         name.partition(b"\0")[0].decode("latin-1") for name in (uts.release, uts.version)
     )
+    texts = (text for _, text in banners)
     return next(
-        (
-            text
-            for _, text in banners
-            if text.endswith(version) and release and release_of(text) == release
-        ),
-        None,
+        (one for one in texts if one.endswith(version) and release_of(one) == release), None
     )
 
 
 def _ring_in(
-    memory: PhysicalMemory,
-    info: VmcoreInfo,
-    space: AddressSpace,
-    work: Work,
-    *,
-    checked: bool = False,
+    memory: PhysicalMemory, info: VmcoreInfo, space: AddressSpace, work: Work, checked: bool = False
 ) -> Ring | None:
     layout, prb = ring_layout(info), info.symbol("prb")
     if layout is None or prb is None:
@@ -222,51 +206,21 @@ def _rings_of_build(
             yield ring
 
 
-def _found_ring(
-    memory: PhysicalMemory,
-    block: PhysAddr,
-    release: str,
-    infos: Iterable[VmcoreInfo],
-    near: Iterable[PhysAddr],
-    work: Work,
-) -> Ring:
-    """The ring around a block of text; without one, the text around it."""
-    same = next((info for info in infos if info.release == release), None)
-    layout = ring_layout(same) or ring_layout(None)
-    ring = layout and find_ring(memory, block, layout, near, work)
-    if ring and ring.entries:
-        return ring
-    entries, where = carve_blocks(memory, block)
-    return Ring(entries, 0, (where,))
-
-
 def _banner_at(memory: PhysicalMemory, paddr: PhysAddr) -> str | None:
     """The banner at ``paddr``, None where it is not whole."""
     for size in (MAXBANNER, 256):
-        try:
-            raw = bytes(memory.read(paddr, size))
-        except MissingMemoryError:
-            continue
-        line = raw.partition(b"\0")[0]
-        text = carved_text(line)
-        return text if len(line) < size and BANNER.fullmatch(text) else None
+        if (raw := read_or_none(memory, paddr, size)) is not None:
+            line = bytes(raw).partition(b"\0")[0]
+            text = carved_text(line)
+            return text if len(line) < size and BANNER.fullmatch(text) else None
     return None
 
 
 def _block_at(memory: PhysicalMemory, paddr: PhysAddr) -> PhysAddr | None:
     """The block of a ring whose text is at ``paddr``; None where no early record's id precedes."""
     block = paddr - _ID_BYTES
-    try:
-        number = int.from_bytes(memory.read(block, _ID_BYTES), "little") if block >= 0 else 0
-    except MissingMemoryError:
-        return None
+    number = int.from_bytes(read_or_none(memory, block, _ID_BYTES) or b"", "little")
     return block if _EARLY <= number <= printk.ID_MASK else None
-
-
-def _add_image(kernels: list[Kernel], text: str) -> None:
-    """Add the kernel that an image's banner is of, as one without a log, if it is another."""
-    if len(kernels) < MAX_KERNELS and all(kernel.version != text for kernel in kernels):
-        kernels.append(Kernel(release_of(text), text))
 
 
 def _with_build_id(kernel: Kernel, kernels: Iterable[Kernel]) -> Kernel:

@@ -10,9 +10,10 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect.kernel_log.translate import (
     AddressSpace,
@@ -26,9 +27,6 @@ from kho_inspect.layouts import printk
 from kho_inspect.layouts.views import format_of
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.units import Extent, PhysAddr
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MAX_COUNT_BITS = 26
 MAX_SIZE_BITS = 31
@@ -86,16 +84,14 @@ class RingLayout:
 def ring_layout(info: VmcoreInfo | None) -> RingLayout | None:
     """As ``info`` says, without one as the known kernels have it; None where that cannot be."""
     if info is None:
-        return RingLayout(*(printk.placed(name, _nothing, _nothing) for name in printk.RECORDS))
+        return RingLayout(
+            *(printk.placed(name, lambda _: None, lambda _: None) for name in printk.RECORDS)
+        )
     try:
         found = [printk.placed(name, info.offset, info.size) for name in printk.RECORDS]
     except (ValueError, OverflowError):
         return None
     return RingLayout(*found) if all(one.itemsize <= MAX_STRUCT for one in found) else None
-
-
-def _nothing(name: str) -> None:
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +110,6 @@ class Work:
     """What may still be read of rings, in bytes: a dump may hold thousands that share memory."""
 
     left: int
-
-    @classmethod
-    def of(cls, memory: PhysicalMemory) -> Work:
-        """As much as the rings in a dump may have, which it holds once."""
-        return cls(WHOLE + 4 * sum(extent.size for extent in memory.stored))
 
     def take(self, size: int) -> bool:
         """Whether ``size`` bytes more may be read; they are counted then."""
@@ -245,13 +236,11 @@ class _Reader:
             batch = min(BATCH, number - done, count - index)
             descs, have_desc = self.items(self.descs, self.layout.desc, index, batch)
             wanted = np.uint64(start) + np.arange(batch, dtype=np.uint64) & _IDS
-            led_to = have_desc & (descs["state_var"] & _IDS == wanted)
+            there = led_to = have_desc & (descs["state_var"] & _IDS == wanted)
             if not led_to.all():
                 # Of a ring of which nothing is left, millions of records need no look each.
                 there = led_to | np.isin(wanted, self.block_ids)
                 self.lost += int(np.count_nonzero(~there))
-            else:
-                there = led_to
             done += batch
             if not there.any():
                 continue

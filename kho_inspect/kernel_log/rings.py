@@ -1,30 +1,19 @@
-"""Rings that nothing in the dump names: by what their structs hold, or by their text."""
+"""Rings that nothing in the dump names, by what their structs hold."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kho_inspect.kernel_log.printk import (
-    SCAN_BYTES,
-    Ring,
-    RingLayout,
-    Work,
-    first_block,
-    read_ring,
-)
+from kho_inspect.kernel_log.printk import Ring, RingLayout, Work, read_ring
 from kho_inspect.kernel_log.translate import Shifted, read_filled
 from kho_inspect.layouts import printk
 from kho_inspect.memory import PhysicalMemory
 from kho_inspect.memory.recording import unrecorded
 from kho_inspect.units import Extent, PhysAddr
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 ALIGNED = 1 << 16
 """Mappings of kernel images and of RAM keep that many low bits of addresses, at the least."""
@@ -32,9 +21,8 @@ LINEAR = 1 << 27
 """The same of the linear map of all RAM, in bytes: x86-64 and arm64 keep more."""
 IMAGE = 64 << 20
 """Bytes in which a kernel's image and its data lie."""
-MAX_SEARCHED = 512 << 20
 MAX_TRIED = 1 << 16
-"""Pointers that may lead to the text of a ring without VMCOREINFO."""
+"""Places at which a ring's newest descriptor is looked for."""
 MAX_MATCHES = 8
 """Places of its newest descriptor that are tried for one ring."""
 
@@ -91,55 +79,3 @@ def _mapped(memory: PhysicalMemory, place: PhysAddr, vaddr: int) -> NDArray[np.u
     )
     paddrs = np.fromiter(islice(every, MAX_TRIED), dtype=np.uint64)
     return paddrs[memory.stored_mask(paddrs, 8)]
-
-
-def find_ring(
-    memory: PhysicalMemory,
-    block: PhysAddr,
-    layout: RingLayout,
-    near: Iterable[PhysAddr],
-    work: Work,
-) -> Ring | None:
-    """The ring in whose text a block stands, where no VMCOREINFO names it; None where it is lost.
-
-    The first block of a ring that was never filled stands at the start of its text, to which the
-    ring has a pointer: the lowest bits of that, the same in any mapping, are searched for in the
-    memory around the block, then around what is ``near``.
-    """
-    start = first_block(memory, block)
-    low, wanted = np.uint64(ALIGNED - 1), np.uint64(start % ALIGNED)
-    to_ring = printk.offset_in(layout.ring, "text_data_ring", "data")
-    tried = 0
-    for paddr in _around(memory, block, near):
-        found, _ = read_filled(unrecorded(memory), Shifted(0), paddr, SCAN_BYTES)
-        words = np.frombuffer(found, dtype="<u8")
-        for at in np.flatnonzero((words & low == wanted) & (words >= _KERNEL)).tolist():
-            tried += 1
-            if tried > MAX_TRIED:
-                return None
-            vaddr = int(words[at]) - start + paddr + 8 * at - to_ring
-            space = Shifted(int(words[at]) - start)
-            ring = read_ring(memory, space, vaddr, layout, work, checked=True)
-            if ring is not None:
-                return ring
-    return None
-
-
-def _around(
-    memory: PhysicalMemory, block: PhysAddr, near: Iterable[PhysAddr]
-) -> Iterator[PhysAddr]:
-    """Pieces of stored memory to search, each once, :data:`MAX_SEARCHED` bytes at the most."""
-    starts = [extent.start for extent in memory.stored]
-
-    def stored(paddr: PhysAddr) -> bool:
-        before = bisect_left(starts, paddr + SCAN_BYTES) - 1
-        return before >= 0 and memory.stored[before].end > paddr
-
-    centres = dict.fromkeys(paddr - paddr % SCAN_BYTES for paddr in (block, *near))
-    every = (
-        centre + SCAN_BYTES * step
-        for centre in centres
-        for step in range(-IMAGE // SCAN_BYTES, IMAGE // SCAN_BYTES + 1)
-    )
-    found = dict.fromkeys(paddr for paddr in every if stored(paddr))
-    yield from islice(found, MAX_SEARCHED // SCAN_BYTES)

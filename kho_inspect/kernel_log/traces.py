@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kho_inspect.memory.vmcoreinfo import vmcoreinfo_notes
+from kho_inspect.memory import PhysicalMemory
+from kho_inspect.memory.elf_core import notes_of
+from kho_inspect.memory.kdump import KdumpMemory
+from kho_inspect.memory.mapped import MappedMemory
+from kho_inspect.memory.recording import unrecorded
+from kho_inspect.units import PhysAddr
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from kho_inspect.memory import PhysicalMemory
-    from kho_inspect.units import PhysAddr
-
-BEGINNING = b"OSRELEASE="
-"""How VMCOREINFO begins."""
 MAX_SIGHTINGS = 256
 """Places of each kind that are looked at: a dump of two kernels has some ten."""
 
-_NEEDLES = tuple(int.from_bytes(text[:8], "little") for text in (BEGINNING, b"Linux version "))
+_NEEDLES = tuple(int.from_bytes(text, "little") for text in (b"OSRELEAS", b"Linux ve"))
+"""How VMCOREINFO and banners begin."""
 _KERNEL = np.uint64(0xFF << 56)
 _SMALL = np.uint64(32)
 """More than the bits of any count of a ring."""
@@ -70,3 +69,13 @@ class Traces:
     def _keep(self, start: PhysAddr, at: NDArray[np.intp]) -> None:
         room = MAX_SIGHTINGS - len(self.rings)
         self.rings += [start + 8 * one for one in at[:room].tolist()]
+
+
+def vmcoreinfo_notes(memory: PhysicalMemory) -> Iterator[bytes]:
+    """VMCOREINFO texts in the notes of an ELF core, or the header of a kdump-compressed file."""
+    memory = unrecorded(memory)
+    if isinstance(memory, KdumpMemory):
+        yield memory.vmcoreinfo
+    elif isinstance(memory, MappedMemory) and memory.format.startswith("elf"):
+        notes = notes_of(memory.file)
+        yield from (text for name, text in notes if name.rstrip(b"\0") == b"VMCOREINFO")

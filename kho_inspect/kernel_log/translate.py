@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 from kho_inspect.errors import MissingMemoryError
 from kho_inspect.kernel_log.vmcoreinfo import VmcoreInfo
 from kho_inspect.layouts import page_table as pt
 from kho_inspect.layouts.views import format_of
-from kho_inspect.memory import PhysicalMemory
-from kho_inspect.units import PhysAddr
+from kho_inspect.memory import PhysicalMemory, read_or_none, read_parts
+from kho_inspect.units import Extent, PhysAddr
 
 _WORD = (1 << 64) - 1
 _ENTRY = format_of(pt.page_table_entry)
-
-
-class AddressSpace(Protocol):
-    """A way from virtual addresses to physical ones."""
-
-    def physical(self, vaddr: int) -> tuple[PhysAddr, int] | None:
-        """Physical address, and how many bytes from there on follow each other in both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +25,7 @@ class Shifted:
     """Virtual less physical."""
 
     def physical(self, vaddr: int) -> tuple[PhysAddr, int]:
+        """Physical address, and how many bytes from there on follow each other in both."""
         return (vaddr - self.difference) & _WORD, 1 << 40
 
 
@@ -130,6 +124,10 @@ class Moved:
         return Shifted(self.own.image.difference - self.distance).physical(vaddr)
 
 
+AddressSpace: TypeAlias = Shifted | PageTables | Moved
+"""A way from virtual addresses to physical ones."""
+
+
 def address_space(memory: PhysicalMemory, info: VmcoreInfo) -> PageTables | None:
     """The kernel addresses of the kernel that wrote ``info``; None where it says too little."""
     root = info.symbol("swapper_pg_dir") or info.symbol("init_top_pgt")
@@ -151,9 +149,8 @@ def address_space(memory: PhysicalMemory, info: VmcoreInfo) -> PageTables | None
 
 
 def _arm64(info: VmcoreInfo) -> Tables | None:
-    try:
-        shift = {"4096": 12, "16384": 14, "65536": 16}[info.values.get("PAGESIZE", "")]
-    except KeyError:
+    shift = {"4096": 12, "16384": 14, "65536": 16}.get(info.values.get("PAGESIZE", ""))
+    if shift is None:
         return None
     configured = info.number("VA_BITS") or 48
     actual = 64 - (info.number("TCR_EL1_T1SZ") or 64 - configured)
@@ -183,12 +180,10 @@ def read_virtual(
     """``size`` bytes; None where one is not mapped or not stored."""
     found = bytearray()
     for paddr, length in pieces(space, vaddr, size):
-        if paddr is None:
+        piece = None if paddr is None else read_or_none(memory, paddr, length)
+        if piece is None:
             return None
-        try:
-            found += memory.read(paddr, length)
-        except MissingMemoryError:
-            return None
+        found += piece
     return bytes(found)
 
 
@@ -198,30 +193,9 @@ def read_filled(
     """``size`` bytes, with zeros for what cannot be had, and which those are."""
     found, missing = bytearray(), []
     for paddr, length in pieces(space, vaddr, size):
-        for piece in _stored(memory, paddr, length):
-            if isinstance(piece, int):
-                missing.append((len(found), len(found) + piece))
-                found += bytes(piece)
-            else:
-                found += piece
+        unmapped = [(Extent(0, length), None)]
+        for extent, data in unmapped if paddr is None else read_parts(memory, paddr, length):
+            if data is None:
+                missing.append((len(found), len(found) + extent.size))
+            found += data or bytes(extent.size)
     return found, missing
-
-
-def _stored(
-    memory: PhysicalMemory, paddr: PhysAddr | None, size: int
-) -> Iterator[memoryview | int]:
-    """The bytes of a physical range in pieces; of those that lack, their number."""
-    if paddr is None:
-        yield size
-        return
-    try:
-        yield memory.read(paddr, size)
-    except MissingMemoryError:
-        end = paddr + size
-        while paddr < end:
-            length = min(4096 - paddr % 4096, end - paddr)
-            try:
-                yield memory.read(paddr, length)
-            except MissingMemoryError:
-                yield length
-            paddr += length

@@ -10,8 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kho_inspect.errors import MissingMemoryError
-from kho_inspect.memory import PhysicalMemory
+from kho_inspect.memory import PhysicalMemory, read_or_none
 from kho_inspect.units import PhysAddr
 
 MAX_TEXT = 64 << 10
@@ -98,8 +97,8 @@ def read_vmcoreinfo(memory: PhysicalMemory, paddr: PhysAddr) -> VmcoreInfo | Non
     data = b""
     while len(data) < MAX_TEXT and b"\0" not in data:
         at = paddr + len(data)
-        try:
-            data += memory.read(at, PIECE - at % PIECE)
-        except MissingMemoryError:
+        piece = read_or_none(memory, at, PIECE - at % PIECE)
+        if piece is None:
             break
+        data += piece
     return parse_vmcoreinfo(data, paddr)

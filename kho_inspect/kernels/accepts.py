@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from kho_inspect.abi import LUO_FEATURES
-from kho_inspect.errors import UnreadableInputError
-from kho_inspect.kernels.image import Image, read_image, unreadable
+from kho_inspect.errors import UnreadableInputError, unreadable
+from kho_inspect.kernels.image import HINT, Image, read_image
 from kho_inspect.kernels.package import find_kernels
 from kho_inspect.layouts import liveupdate
 from kho_inspect.model.kernel_image import Feature, KernelImage
@@ -41,11 +41,8 @@ def read_kernel(path: str) -> KernelImage:
     (name, data), *others = find_kernels(path)
     if others:
         names = [name, *(other for other, _ in others)]
-        raise UnreadableInputError(
-            f"{path} holds {len(names)} kernels: {', '.join(names[:8])}",
-            hint="name one of these files",
-            source=path,
-        )
+        words = f"holds {len(names)} kernels: {', '.join(names[:8])}"
+        raise unreadable(path, words, "name one of these files")
     return kernel_of(read_image(data, name), name)
 
 
@@ -65,7 +62,7 @@ def kernel_of(image: Image, name: str) -> KernelImage:
     """What a kernel accepts. Raises UnreadableInputError for what holds no kernel's banner."""
     banner = _BANNER.search(image.data)
     if banner is None:
-        raise unreadable(name, "holds no kernel: there is no 'Linux version' in it")
+        raise unreadable(name, "holds no kernel: there is no 'Linux version' in it", HINT)
     release = banner[1].decode()
     found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     for text in sorted(_strings(image.data)):

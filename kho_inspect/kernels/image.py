@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kho_inspect.errors import UnreadableInputError
+from kho_inspect.errors import unreadable
 from kho_inspect.kernels.unpacking import find_method, unpack
 from kho_inspect.layouts import elf
 from kho_inspect.layouts import kernel_image as layout
@@ -19,7 +19,7 @@ MAX_NAME = 64
 MACHINES = {62: "x86_64", 183: "arm64"}
 """e_machine of the architectures that have KHO."""
 X86_PAGE_SHIFT = 12
-_HINT = "name a vmlinux, bzImage, arm64 Image or EFI zboot file, or a .deb or directory with one"
+HINT = "name a vmlinux, bzImage, arm64 Image or EFI zboot file, or a .deb or directory with one"
 
 
 class Image(NamedTuple):
@@ -58,19 +58,19 @@ def read_image(data: memoryview, path: str) -> Image:
             data = memoryview(unpack(data, method, path))
         else:
             what = f"{wrapping}, but what it holds is no kernel" if wrapping else "no kernel image"
-            raise unreadable(path, f"is {what}")
+            raise unreadable(path, f"is {what}", HINT)
         if not data or len(data) < size:
-            raise unreadable(path, f"is {wrapping}, but its payload is not all there")
-    raise unreadable(path, "is packed again and again")
+            raise unreadable(path, f"is {wrapping}, but its payload is not all there", HINT)
+    raise unreadable(path, "is packed again and again", HINT)
 
 
 def _read_elf(data: memoryview, path: str) -> Image:
     if len(data) < elf.elf64_ehdr.sizeof():
-        raise unreadable(path, "is an ELF file that is cut short")
+        raise unreadable(path, "is an ELF file that is cut short", HINT)
     header = elf.elf64_ehdr.parse(bytes(data[: elf.elf64_ehdr.sizeof()]))
     ident = (header.e_ident.ei_class, header.e_ident.ei_data)
     if ident != (elf.ELFCLASS64, elf.ELFDATA2LSB) or header.e_type == elf.ET_CORE:
-        raise unreadable(path, "is an ELF file, but no 64-bit little-endian vmlinux")
+        raise unreadable(path, "is an ELF file, but no 64-bit little-endian vmlinux", HINT)
     machine = MACHINES.get(header.e_machine)
     page_shift = X86_PAGE_SHIFT if machine == "x86_64" else None
     step, count = elf.elf64_shdr.sizeof(), min(header.e_shnum, MAX_SECTIONS)
@@ -84,8 +84,3 @@ def _read_elf(data: memoryview, path: str) -> Image:
             name = bytes(data[names.sh_offset + one.sh_name :][:MAX_NAME]).split(b"\0")[0]
             sections[name] = data[one.sh_offset :][: one.sh_size]
     return Image(data, machine, page_shift, sections)
-
-
-def unreadable(path: str, what: str) -> UnreadableInputError:
-    """The error for a file that no kernel can be read from."""
-    return UnreadableInputError(f"{path} {what}", hint=_HINT, source=path)

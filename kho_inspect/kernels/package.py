@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
 
-from kho_inspect.errors import UnreadableInputError
-from kho_inspect.kernels.image import unreadable
+from kho_inspect.errors import unreadable
+from kho_inspect.kernels.image import HINT
 from kho_inspect.kernels.unpacking import MAX_KERNEL, DamagedPayloadError, find_method
 from kho_inspect.layouts import kernel_image as layout
 from kho_inspect.memory.files import MappedFile
@@ -41,11 +41,8 @@ def find_kernels(path: str) -> Iterator[tuple[str, memoryview]]:
     if data[: len(layout.AR_MAGIC)] == layout.AR_MAGIC:
         yield _in_package(path, data)
     elif data[: len(_RPM)] == _RPM:
-        raise UnreadableInputError(
-            f"{path} is an RPM package, which is not read as it stands",
-            hint="rpm2archive or bsdtar unpacks it: name the directory",
-            source=path,
-        )
+        words = "is an RPM package, which is not read as it stands"
+        raise unreadable(path, words, "rpm2archive or bsdtar unpacks it: name the directory")
     else:
         yield Path(path).name, data
 
@@ -62,9 +59,9 @@ def _in_directory(path: str) -> Iterator[tuple[str, memoryview]]:
         # A link such as /vmlinuz goes by the name of its file.
         found = list(dict.fromkeys(file.resolve() for file in files if file.is_file()))
     except OSError as error:
-        raise unreadable(path, f"cannot be listed: {error.strerror}") from error
+        raise unreadable(path, f"cannot be listed: {error.strerror}", HINT) from error
     if not found:
-        raise unreadable(path, "is a directory without a kernel")
+        raise unreadable(path, "is a directory without a kernel", HINT)
     for real in found[:MAX_KERNELS]:
         yield real.name, MappedFile(str(real)).view
 
@@ -73,9 +70,9 @@ def _in_package(path: str, data: memoryview) -> tuple[str, memoryview]:
     for name, member in _members(path, data):
         if name.startswith(b"data.tar"):
             method = find_method(bytes(member[:16]))
-            pieces = method.pieces(member, path) if method else _slices(member)
-            return _in_tar(path, pieces)
-    raise unreadable(path, "is an archive, but no Debian package with data")
+            whole = (bytes(member[at : at + PIECE]) for at in range(0, len(member), PIECE))
+            return _in_tar(path, method.pieces(member, path) if method else whole)
+    raise unreadable(path, "is an archive, but no Debian package with data", HINT)
 
 
 def _members(path: str, data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -87,7 +84,7 @@ def _members(path: str, data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         header = layout.ar_header.parse(head)
         digits = header.size.strip()
         if not digits.isdigit():
-            raise unreadable(path, "is a damaged archive")
+            raise unreadable(path, "is a damaged archive", HINT)
         at += size
         yield header.name, data[at : at + int(digits)]
         at += int(digits) + int(digits) % 2
@@ -102,13 +99,8 @@ def _in_tar(path: str, pieces: Iterator[bytes]) -> tuple[str, memoryview]:
                     assert file is not None
                     return Path(member.name).name, memoryview(file.read())
     except (tarfile.TarError, DamagedPayloadError, ValueError, OverflowError) as error:
-        raise unreadable(path, f"is a damaged package: {error}") from error
-    raise unreadable(path, "is a package without a kernel")
-
-
-def _slices(data: memoryview) -> Iterator[bytes]:
-    for at in range(0, len(data), PIECE):
-        yield bytes(data[at : at + PIECE])
+        raise unreadable(path, f"is a damaged package: {error}", HINT) from error
+    raise unreadable(path, "is a package without a kernel", HINT)
 
 
 class _Reader(BufferedIOBase):

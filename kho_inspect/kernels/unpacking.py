@@ -19,15 +19,12 @@ class DamagedPayloadError(Exception):
     """A payload that does not unpack, and why; never leaves ``kernels``."""
 
 
-Pieces = Callable[[memoryview, str], Iterator[bytes]]
-
-
 class Method(NamedTuple):
     """One way of compressing a kernel."""
 
     name: str
     magic: bytes
-    pieces: Pieces
+    pieces: Callable[[memoryview, str], Iterator[bytes]]
     """Packed bytes and the file's name → what is in it; raises DamagedPayloadError."""
 
 

@@ -19,6 +19,5 @@ ARM64_VALID = 1 << 0
 ARM64_TABLE = 1 << 1
 """A table; in the lowest level a page. Without it the entry maps a block."""
 ARM64_ADDRESS_BITS = 48
-ARM64_LPA_BITS = 52
-"""Widest address: 64K pages keep its bits 48 to 51 in bits 12 to 15 of an entry; smaller pages,
-where virtual addresses have 52 bits, keep bits 50 and 51 in bits 8 and 9."""
+"""Of addresses of 52 bits, 64K pages keep bits 48 to 51 in bits 12 to 15 of an entry; smaller
+pages, where virtual addresses have 52 bits, keep bits 50 and 51 in bits 8 and 9."""

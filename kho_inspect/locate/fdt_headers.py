@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +16,6 @@ from kho_inspect.layouts.views import format_of, offset_of
 MAX_BOOT_FDT = 2 << 20
 """The kernel's limit for a boot device tree."""
 
-FEW = 64
-"""Places that are looked for one by one."""
 _CELL = 4
 _MAGIC = np.frombuffer(FDT_MAGIC_BYTES, dtype="<u4")[0]
 _BEGINS, _MIDDLE = (np.frombuffer(FDT_MAGIC_BYTES, "<u2", 1, at)[0] for at in (0, 1))
@@ -39,28 +35,16 @@ def fdt_headers(words: NDArray[np.uint64]) -> NDArray[np.intp]:
 def headers_anywhere(words: NDArray[np.uint64]) -> NDArray[np.intp]:
     """The bytes of some memory at which a device tree begins, on 8 bytes or not."""
     halves = words.view("<u2")
-    at = [2 * half for half in _where(halves == _BEGINS)]
-    at += [2 * half - 1 for half in _where(halves == _MIDDLE) if half]
-    if not at:
-        return np.empty(0, dtype=np.intp)
+    at = np.append(2 * _where(halves == _BEGINS), 2 * _where(halves == _MIDDLE) - 1)
+    at = np.sort(at[at >= 0])
     data = words.view(np.uint8)
-    found = np.array(sorted(at))
-    found = found[_cells(data, found) == FDT_MAGIC]
+    found = at[_cells(data, at) == FDT_MAGIC] if len(at) else at
     return _sound(data, found) if len(found) else found
 
 
-def _where(mask: NDArray[np.bool_]) -> Iterator[int]:
-    """The same as numpy.flatnonzero, in a third of the time where little is set."""
-    start = 0
-    for _ in range(FEW):
-        if start == len(mask):
-            return
-        start += int(mask[start:].argmax())
-        if not mask[start]:
-            return
-        yield start
-        start += 1
-    yield from (np.flatnonzero(mask[start:]) + start).tolist()
+def _where(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The same as numpy.flatnonzero, in a fraction of the time where nothing is set."""
+    return np.flatnonzero(mask) if mask.any() else np.empty(0, dtype=np.intp)
 
 
 def _sound(data: NDArray[np.uint8], at: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
@@ -46,25 +45,13 @@ MAX_COPIES = 64
 """Copies of the root FDT that may be the one which the tree records."""
 
 
-class Cause(Enum):
-    """What keeps the tree from being read."""
-
-    BASE = "base"
-    MAP = "map"
-    DTB = "dtb"
-    PAGE_SIZE = "page-size"
-
-
 @dataclass(frozen=True, slots=True)
 class Fit:
     """A way of reading the dump in which a tree reads well."""
 
-    cause: Cause
     option: str
     """For the command line: ``--base …``, ``--map …``, ``--page-size …``; or a DTB, ``auto``."""
-    paddr: PhysAddr | None = None
-    """Where the root FDT of that tree stands, where known."""
-    evidence: tuple[str, ...] = ()
+    evidence: tuple[str, ...]
     """Facts, for people."""
 
 
@@ -178,8 +165,7 @@ class _Finder:
         reading = self.read(memory, best, copies)
         if reading is None:
             return None
-        option = f"--page-size {page_size_name(best.shift)}"
-        return Fit(Cause.PAGE_SIZE, option, reading.fdt, reading.evidence)
+        return Fit(f"--page-size {page_size_name(best.shift)}", reading.evidence)
 
     def best_geometry(self, memory: PhysicalMemory) -> PageGeometry | None:
         """The page size that a part of the tree shows; None where it has bad pointers."""
@@ -209,7 +195,7 @@ class _Finder:
         ]
         if self.blobs:
             evidence.append(f"{begun} of {plural(len(self.blobs), 'blob')} of the DTB in the dump")
-        return Fit(Cause.DTB, "auto", best.paddr, tuple(evidence))
+        return Fit("auto", tuple(evidence))
 
     def layout(self, memory: PhysicalMemory, located: Located) -> Fit | None:
         """A base, or a map of two blocks, for a raw dump."""
@@ -245,8 +231,7 @@ class _Finder:
         around_hole = next((other for other in others if other[0].paddr == 0), None)
         if around_hole and blocks[0].paddr:
             evidence += (f"as good: {_option(around_hole)}",)
-        cause = Cause.BASE if len(blocks) == 1 else Cause.MAP
-        return Fit(cause, _option(blocks), reading.fdt, evidence)
+        return Fit(_option(blocks), evidence)
 
 
 def _option(blocks: Sequence[RamBlock]) -> str:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,7 +48,6 @@ def live_handover(
     """What stands ready for the next kernel; with ``incoming``, what this kernel was handed.
 
     ``proc``: a directory with ``cmdline``, and in a kdump kernel ``vmcore``.
-
     Raises UnreadableInputError and NotAHandoverError with the reason as far as it shows.
     """
     root, options = Path(debugfs), _command_line(proc)
@@ -81,6 +80,12 @@ def read_live_root(
 
     Raises as ``read_root_fdt`` does.
     """
+
+    def is_own(found: FoundFdt) -> bool:
+        # Neither what this kernel was handed, nor what is left of others.
+        unwritten = found.memory_map == 0 and found.aligned
+        return not live.incoming.startswith(found.data) and (found.preserved or unwritten)
+
     located: Located | None = None
     if live.shown:
         with refusals_explained():
@@ -88,7 +93,7 @@ def read_live_root(
     else:
         try:
             located = locate(memory)
-            root = locate_root_fdt(memory, located, assume_abi, _outgoing(live.incoming))
+            root = locate_root_fdt(memory, located, assume_abi, is_own)
         except NotAHandoverError as error:
             raise NotAHandoverError(
                 f"{live.path} is not there, as this kernel was itself handed something, and its "
@@ -99,16 +104,6 @@ def read_live_root(
     # Up to 7.0, kho_finalize() fills it in, which LUO calls at reboot.
     unwritten = live.outgoing and not root.abi.radix and root.root.prop(MAP_PROPERTY) == bytes(8)
     return replace(root, unwritten=unwritten), located
-
-
-def _outgoing(incoming: bytes) -> Callable[[FoundFdt], bool]:
-    """Tells this kernel's own root FDT from the one that it was handed, and from what is left."""
-
-    def wanted(found: FoundFdt) -> bool:
-        unwritten = found.memory_map == 0 and found.aligned
-        return not incoming.startswith(found.data) and (found.preserved or unwritten)
-
-    return wanted
 
 
 def _scratch(out: Path, options: Sequence[str]) -> Scratch | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.boot_params import (
     E820_MAX_ENTRIES_ZEROPAGE,
     E820_TYPE_RAM,
@@ -12,7 +11,7 @@ from kho_inspect.layouts.boot_params import (
     boot_params,
 )
 from kho_inspect.layouts.views import offset_of
-from kho_inspect.memory import PhysicalMemory
+from kho_inspect.memory import PhysicalMemory, read_or_none
 from kho_inspect.units import Extent, PhysAddr
 
 PAGE = 4096
@@ -35,11 +34,9 @@ def usable_ram(memory: PhysicalMemory, paddr: PhysAddr) -> tuple[Extent, ...]:
 
     Firmware lists memory by rising address, without overlap.
     """
-    try:
-        found = boot_params.parse(memory.read(paddr, boot_params.sizeof()))
-    except MissingMemoryError:
-        return ()
-    if found.e820_entries > E820_MAX_ENTRIES_ZEROPAGE:
+    raw = read_or_none(memory, paddr, boot_params.sizeof())
+    found = raw and boot_params.parse(raw)
+    if not found or found.e820_entries > E820_MAX_ENTRIES_ZEROPAGE:
         return ()
     entries = found.e820_table[: found.e820_entries]
     extents = [

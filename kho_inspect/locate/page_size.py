@@ -72,10 +72,11 @@ def find_page_size(
         reason = f"assumed {page_size_name(smallest)}: the layout of the map is not known"
         return Evidence(PageGeometry(smallest, abi), aligned=False), reason
     blobs = blob_pointers(root, abi)
-    candidates = [
-        _examine(memory, PageGeometry(shift, abi), memory_map, blobs, limits)
-        for shift in PAGE_SHIFTS.values()
-    ]
+    geometries = [PageGeometry(shift, abi) for shift in PAGE_SHIFTS.values()]
+    if abi.radix:
+        candidates = [_examine(memory, one, memory_map, blobs) for one in geometries]
+    else:
+        candidates = [_examine_chunks(memory, one, memory_map, blobs, limits) for one in geometries]
     candidates.sort(key=lambda evidence: evidence.rank)
     best = candidates[-1]
     return best, _reason(best, candidates[-2], len(blobs))
@@ -88,14 +89,8 @@ def blob_pointers(root: FdtNode, abi: Abi) -> list[PhysAddr]:
 
 
 def _examine(
-    memory: PhysicalMemory,
-    geometry: PageGeometry,
-    root: PhysAddr,
-    blobs: Sequence[PhysAddr],
-    limits: Limits,
+    memory: PhysicalMemory, geometry: PageGeometry, root: PhysAddr, blobs: Sequence[PhysAddr]
 ) -> Evidence:
-    if not geometry.abi.radix:
-        return _examine_chunks(memory, geometry, root, blobs, limits)
     page = geometry.page_size
     if root % page or not memory.stored_mask(np.array([root], dtype=np.uint64), page)[0]:
         return Evidence(geometry, aligned=False)
@@ -117,8 +112,9 @@ def _examine(
         good += int(sound.sum())
         bad += len(columns) - int(sound.sum())
         if level > 1:
-            below = zip(children[sound].tolist(), keys[sound].tolist(), strict=True)
-            for child, child_key in below:
+            for child, child_key in zip(
+                children[sound].tolist(), keys[sound].tolist(), strict=True
+            ):
                 if child in queued:
                     bad += 1
                 else:

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect.abi import Abi
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.layouts.fdt import fdt_header
 from kho_inspect.layouts.kexec_metadata import KHO_KEXEC_METADATA_VERSION
 from kho_inspect.layouts.v1 import khoser_mem_chunk_hdr
 from kho_inspect.layouts.views import parse_record
 from kho_inspect.locate.fdt_headers import fdt_headers
 from kho_inspect.locate.scan import SCAN_BYTES
-from kho_inspect.memory import PhysicalMemory, Presence, RamBlock
+from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, read_or_none
 from kho_inspect.memory.files import DumpFile
 from kho_inspect.memory.raw import open_raw
 from kho_inspect.units import PhysAddr
@@ -147,8 +146,5 @@ def _beginnings(words: NDArray[np.uint64]) -> NDArray[np.intp]:
 
 def begins_blob(memory: PhysicalMemory, paddr: PhysAddr) -> bool:
     """Whether what stands at ``paddr`` begins as a blob does."""
-    try:
-        words = np.frombuffer(memory.read(paddr, fdt_header.sizeof() // 8 * 8), dtype="<u8")
-    except MissingMemoryError:
-        return False
-    return bool(len(_beginnings(words)))
+    data = read_or_none(memory, paddr, fdt_header.sizeof() // 8 * 8)
+    return data is not None and len(_beginnings(np.frombuffer(data, dtype="<u8"))) > 0

@@ -9,25 +9,18 @@ from typing import TypeAlias
 import numpy as np
 
 from kho_inspect import fdt, intervals
-from kho_inspect.abi import (
-    BY_COMPATIBLE,
-    MAP_PROPERTY,
-    ROOT_FDT_NAMES,
-    find_abi,
-    nearest_abi,
-)
+from kho_inspect.abi import BY_COMPATIBLE, MAP_PROPERTY, ROOT_FDT_NAMES, find_abi, nearest_abi
 from kho_inspect.errors import (
     FdtError,
     LostHandoverError,
-    MissingMemoryError,
     NotAHandoverError,
     TruncatedFdtError,
-    UnreadableInputError,
+    unreadable,
 )
 from kho_inspect.intervals import Intervals
 from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.locate import scan
-from kho_inspect.memory import PhysicalMemory
+from kho_inspect.memory import PhysicalMemory, read_or_none
 from kho_inspect.memory.files import read_head, shown_path
 from kho_inspect.memory.recording import unrecorded
 from kho_inspect.model.fdt_node import FdtNode, FdtStart
@@ -57,14 +50,13 @@ def read_root_fdt(
     """The KHO root FDT in the file ``path``, completed from ``memory`` when it is cut short.
 
     ``path`` is what ``read_head`` takes, ``limit`` the most bytes that it may have.
-
     Raises UnreadableInputError, FdtError (TruncatedFdtError when nothing completes it) and
     NotAHandoverError.
     """
     data = read_head(path, limit)
     path = shown_path(path)
     if not data:
-        raise UnreadableInputError(f"{path} is empty", hint=HOW_TO_CAPTURE, source=path)
+        raise unreadable(path, "is empty", HOW_TO_CAPTURE)
     found: scan.FoundFdt | None = None
     recovery = boot_dtb = paddr = start = None
     try:
@@ -89,14 +81,7 @@ def read_root_fdt(
     if found is not None:
         data, root, paddr = found.data, found.root, found.paddr
     return _describe(
-        path,
-        data,
-        root,
-        assume_abi,
-        recovery=recovery,
-        paddr=paddr,
-        boot_dtb=boot_dtb,
-        start=start,
+        path, data, root, assume_abi, recovery=recovery, paddr=paddr, boot_dtb=boot_dtb, start=start
     )
 
 
@@ -143,10 +128,7 @@ def locate_root_fdt(
 
 
 def _choose(
-    memory: PhysicalMemory,
-    located: scan.Located,
-    wanted: Wanted,
-    handed: Collection[PhysAddr],
+    memory: PhysicalMemory, located: scan.Located, wanted: Wanted, handed: Collection[PhysAddr]
 ) -> scan.FoundFdt | None:
     if callable(wanted):
         return next(filter(wanted, located.whole), None)
@@ -164,7 +146,13 @@ def _choose(
     evident = left or not set(gone).isdisjoint(handed)
     if wanted == Role.INCOMING or (gone and evident):
         if gone and not left:
-            raise _lost(memory, located)
+            outgoing = next(located.of_role(Role.OUTGOING), None)
+            raise LostHandoverError(
+                f"{memory.path}: {'; '.join(stood_words(located))}",
+                hint=f"--root outgoing takes the one at {outgoing.paddr:#x}" if outgoing else None,
+                paddr=located.vacated[0].paddr,
+                source=memory.path,
+            )
         return left[0] if gone else None
     return located.fdts[0] if located.fdts else None
 
@@ -176,16 +164,6 @@ def _left(located: scan.Located) -> list[scan.FoundFdt]:
     return sorted(
         (part for part in parts if not any(data.startswith(part.data) for data in whole)),
         key=lambda part: (not part.pointers, -len(part.data)),
-    )
-
-
-def _lost(memory: PhysicalMemory, located: scan.Located) -> LostHandoverError:
-    outgoing = next(located.of_role(Role.OUTGOING), None)
-    return LostHandoverError(
-        f"{memory.path}: {'; '.join(stood_words(located))}",
-        hint=f"--root outgoing takes the one at {outgoing.paddr:#x}" if outgoing else None,
-        paddr=located.vacated[0].paddr,
-        source=memory.path,
     )
 
 
@@ -215,10 +193,7 @@ def _known(root: RootFdt) -> Iterator[str]:
 
 
 def notes_on(root: RootFdt, located: scan.Located) -> tuple[str, ...]:
-    """What is missing of a root FDT that the dump gave, where it stood, and which others there are.
-
-    For people.
-    """
+    """For people: what a root FDT of the dump lacks, where it stood, and which others there are."""
     notes = []
     if root.start:
         notes.append(
@@ -251,10 +226,8 @@ def _describe(
     boot_dtb: str | None = None,
     start: FdtStart | None = None,
 ) -> RootFdt:
-    compatible, abi = find_abi(root.strings("compatible")) or (
-        root.string("compatible") or "",
-        None,
-    )
+    first = root.string("compatible") or ""
+    compatible, abi = find_abi(root.strings("compatible")) or (first, None)
     if assume_abi:
         abi = BY_COMPATIBLE.get(assume_abi)
     size = fdt.total_size(data) or 0
@@ -351,9 +324,6 @@ def find_page(
         batch = pfns.astype(np.uint64) << np.uint64(page_shift)
         batch = batch[memory.stored_mask(batch, first.itemsize)]
         for paddr in batch[memory.gather(batch, first.dtype) == first].tolist():
-            try:
-                if memory.read(paddr, len(data)) == data:
-                    return int(paddr)
-            except MissingMemoryError:
-                continue
+            if bytes(read_or_none(memory, paddr, len(data)) or b"") == data:
+                return int(paddr)
     return None

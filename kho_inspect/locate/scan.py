@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from kho_inspect import fdt
 from kho_inspect.abi import MAP_PROPERTY, ROOT_FDT_NAMES, find_abi
-from kho_inspect.errors import FdtError, MissingMemoryError
+from kho_inspect.errors import FdtError
 from kho_inspect.geometry import PAGE_SHIFTS
 from kho_inspect.layouts.setup_data import SETUP_KEXEC_KHO, kho_data, setup_data
 from kho_inspect.layouts.views import offset_of, parse_record
 from kho_inspect.locate.fdt_headers import MAX_BOOT_FDT, headers_anywhere
 from kho_inspect.locate.machine import boot_params_in, usable_ram
 from kho_inspect.locate.page_size import find_page_size, preserved_order
-from kho_inspect.memory import PhysicalMemory
+from kho_inspect.memory import PhysicalMemory, read_or_none
 from kho_inspect.model.fdt_node import FdtNode, FdtStart
 from kho_inspect.model.handover import Pointer, Role
 from kho_inspect.units import Extent, PhysAddr, plural
@@ -181,7 +181,8 @@ def locate(
         scan.look_at_fdts([start + at for at in headers_anywhere(words).tolist()])
         types = np.flatnonzero(words == _TYPE_AND_LEN).tolist()
         scan.look_at_setup_data([start + 8 * at - _TYPE for at in types])
-        scan.look_at_boot_params(boot_params_in(paddr, chunk))
+        for at in boot_params_in(paddr, chunk):
+            scan.ram = scan.ram or usable_ram(memory, at)
         if also is not None:
             also(start, words)
         progress(len(chunk))
@@ -251,9 +252,8 @@ class _Scan:
 
     def there(self, paddr: PhysAddr) -> str:
         """What stands where a root FDT should, in a word."""
-        try:
-            data = self.memory.read(paddr, fdt.START_SIZE)
-        except MissingMemoryError:
+        data = read_or_none(self.memory, paddr, fdt.START_SIZE)
+        if data is None:
             return str(self.memory.presence(paddr, fdt.START_SIZE))
         return "other data there" if any(data) else "zeros there"
 
@@ -281,10 +281,6 @@ class _Scan:
         self.passed_over += max(0, len(paddrs) - room)
         found = (_read_setup_data(self.memory, paddr) for paddr in paddrs[:room])
         self.pointers += filter(None, found)
-
-    def look_at_boot_params(self, paddrs: Sequence[PhysAddr]) -> None:
-        for paddr in paddrs:
-            self.ram = self.ram or usable_ram(self.memory, paddr)
 
     def root_at(self, paddr: PhysAddr) -> FoundFdt | None:
         """The KHO root FDT at ``paddr``; the trees of the first ones are looked into."""
@@ -327,19 +323,14 @@ class _Scan:
 
     def read(self, paddr: PhysAddr, limit: int) -> bytes | None:
         """The device tree at ``paddr``; None where its header gives more than ``limit`` bytes."""
-        try:
-            size = fdt.total_size(self.memory.read(paddr, fdt.START_SIZE))
-            if size is None or size > limit:
-                return None
-            self.left -= max(size, 4096)
-        except MissingMemoryError:
+        size = fdt.total_size(read_or_none(self.memory, paddr, fdt.START_SIZE) or b"")
+        if size is None or size > limit:
             return None
+        self.left -= max(size, 4096)
         # Where the rest is not stored, what is in the same page is.
         for part in (size, min(size, -(paddr + 1) % SMALLEST_PAGE + 1)):
-            try:
-                return bytes(self.memory.read(paddr, part))
-            except MissingMemoryError:
-                continue
+            if (data := read_or_none(self.memory, paddr, part)) is not None:
+                return bytes(data)
         return None
 
     def parse_start(self, data: bytes) -> FdtStart | None:
@@ -399,11 +390,8 @@ def _cells(root: FdtNode, data: bytes | None) -> Extent | None:
 
 def _read_setup_data(memory: PhysicalMemory, paddr: PhysAddr) -> Pointer | None:
     """A setup_data entry of type SETUP_KEXEC_KHO, None where it cannot be one."""
-    if paddr < 0:
-        return None
-    try:
-        raw = memory.read(paddr, setup_data.sizeof() + kho_data.sizeof())
-    except MissingMemoryError:
+    raw = read_or_none(memory, paddr, setup_data.sizeof() + kho_data.sizeof())
+    if raw is None:
         return None
     data = parse_record(kho_data, raw[setup_data.sizeof() :])
     table = Extent(data.scratch_addr, data.scratch_addr + data.scratch_size)

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from kho_inspect import fdt
-from kho_inspect.errors import FdtError, MissingMemoryError
+from kho_inspect.errors import FdtError
 from kho_inspect.layouts.setup_data import kho_scratch
 from kho_inspect.layouts.views import dtype_of
 from kho_inspect.limits import DEFAULT_LIMITS
 from kho_inspect.locate.scan import chosen_pointer
-from kho_inspect.memory import PhysicalMemory
+from kho_inspect.memory import PhysicalMemory, read_or_none
 from kho_inspect.memory.files import read_head, shown_path
 from kho_inspect.model.handover import Pointer, Scratch
 from kho_inspect.units import Extent
@@ -50,9 +50,8 @@ def read_sound_scratch(memory: PhysicalMemory, pointers: Iterable[Pointer]) -> S
 def boot_dtb_pointer(path: str, limit: int = DEFAULT_LIMITS.fdt) -> Pointer | None:
     """What ``/chosen`` of the boot DTB in a file points to, None when it names no handover.
 
-    ``limit`` is the most bytes that it may have.
-
-    Raises UnreadableInputError or FdtError for a file that is no device tree.
+    ``limit`` is the most bytes that it may have. Raises UnreadableInputError or FdtError for a file
+    that is no device tree.
     """
     data = read_head(path, limit)
     path = shown_path(path)
@@ -64,10 +63,7 @@ def boot_dtb_pointer(path: str, limit: int = DEFAULT_LIMITS.fdt) -> Pointer | No
 
 def _read_table(memory: PhysicalMemory, table: Extent) -> tuple[tuple[int, int], ...]:
     dtype = dtype_of(kho_scratch)
-    try:
-        raw = memory.read(table.start, min(table.size, MAX_ENTRIES * dtype.itemsize))
-    except MissingMemoryError:
-        return ()
-    if not any(raw):
+    raw = read_or_none(memory, table.start, min(table.size, MAX_ENTRIES * dtype.itemsize))
+    if raw is None or not any(raw):
         return ()
     return tuple(np.frombuffer(raw, dtype, count=len(raw) // dtype.itemsize).tolist())

@@ -5,9 +5,8 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator
 
-from kho_inspect.errors import MissingMemoryError
 from kho_inspect.locate.scan import SCAN_BYTES
-from kho_inspect.memory import PhysicalMemory
+from kho_inspect.memory import PhysicalMemory, read_or_none
 from kho_inspect.units import PhysAddr
 
 MAX_PATTERN = 4096
@@ -43,10 +42,8 @@ def search(
 def _around(memory: PhysicalMemory, edge: PhysAddr, near: int) -> tuple[PhysAddr, bytes]:
     """Up to ``near`` bytes on either side of an edge that lies in stored memory."""
     at = bisect.bisect_left(memory.stored, edge, key=lambda extent: extent.start) - 1
-    if near and at >= 0 and edge < memory.stored[at].end:
-        start = max(edge - near, memory.stored[at].start)
-        try:
-            return start, bytes(memory.read(start, min(edge + near, memory.stored[at].end) - start))
-        except MissingMemoryError:  # a damaged page at the edge
-            pass
-    return edge, b""
+    if not near or at < 0 or edge >= memory.stored[at].end:
+        return edge, b""
+    stored = memory.stored[at]
+    start, end = max(edge - near, stored.start), min(edge + near, stored.end)
+    return start, bytes(read_or_none(memory, start, end - start) or b"")  # of a damaged page none

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect.errors import (
     ExcludedMemoryError,
@@ -13,11 +17,8 @@ from kho_inspect.errors import (
 )
 from kho_inspect.units import Extent, PhysAddr, human_size
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
+PAGE = 4096
+"""Of all sizes of pages that a dump may be damaged by, the smallest."""
 
 
 class Presence(StrEnum):
@@ -51,32 +52,44 @@ def missing_memory(
     )
 
 
+def read_or_none(memory: PhysicalMemory, paddr: PhysAddr, size: int) -> memoryview | None:
+    """What :meth:`PhysicalMemory.read` gives; None where it raises."""
+    try:
+        return memory.read(paddr, size)
+    except MissingMemoryError:
+        return None
+
+
+def read_parts(
+    memory: PhysicalMemory, paddr: PhysAddr, size: int
+) -> Iterator[tuple[Extent, memoryview | None]]:
+    """A range in one piece, or page by page where a part of it (None) cannot be given."""
+    data = read_or_none(memory, paddr, size)
+    if data is not None:
+        yield Extent(paddr, paddr + size), data
+        return
+    end = paddr + size
+    while paddr < end:
+        stop = min(end, paddr + PAGE - paddr % PAGE)
+        yield Extent(paddr, stop), read_or_none(memory, paddr, stop - paddr)
+        paddr = stop
+
+
 class PhysicalMemory(Protocol):
     """Read-only physical memory out of a file."""
 
-    @property
-    def path(self) -> str:
-        """The file, as the user named it."""
-
-    @property
-    def format(self) -> str:
-        """Name of the format: a key of ``memory.FORMATS``, and what it came in: ``raw (xz)``."""
-
-    @property
-    def size(self) -> int:
-        """File size in bytes, unpacked."""
-
-    @property
-    def stored(self) -> tuple[Extent, ...]:
-        """Merged extents whose bytes are in the file."""
-
-    @property
-    def declared(self) -> tuple[Extent, ...]:
-        """Merged extents that exist on the machine, a superset of :attr:`stored`."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Defects of the file itself (truncated, say), for people."""
+    path: str
+    """The file, as the user named it."""
+    format: str
+    """Name of the format: a key of ``memory.FORMATS``, and what it came in: ``raw (xz)``."""
+    size: int
+    """File size in bytes, unpacked."""
+    stored: tuple[Extent, ...]
+    """Merged extents whose bytes are in the file."""
+    declared: tuple[Extent, ...]
+    """Merged extents that exist on the machine, a superset of :attr:`stored`."""
+    notes: tuple[str, ...]
+    """Defects of the file itself (truncated, say), for people."""
 
     def presence(self, paddr: PhysAddr, size: int = 1) -> Presence:
         """The worst answer for any byte of the range."""

@@ -47,28 +47,18 @@ class Packing(NamedTuple):
     """From the module, an object with ``decompress``, ``eof`` and ``unused_data``: one stream."""
 
 
+def _xz(lzma: Any) -> Any:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW)
+
+
+def _zstd(zstandard: Any) -> Any:
+    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
+
+
 PACKINGS = (
-    Packing(
-        name="gzip",
-        magic=b"\x1f\x8b",
-        module="zlib",
-        error="error",
-        decoder=lambda zlib: zlib.decompressobj(wbits=31),
-    ),
-    Packing(
-        name="xz",
-        magic=b"\xfd7zXZ\0",
-        module="lzma",
-        error="LZMAError",
-        decoder=lambda lzma: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW),
-    ),
-    Packing(
-        name="zstd",
-        magic=b"\x28\xb5\x2f\xfd",
-        module="zstandard",
-        error="ZstdError",
-        decoder=lambda zstd: zstd.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj(),
-    ),
+    Packing("gzip", b"\x1f\x8b", "zlib", "error", lambda zlib: zlib.decompressobj(wbits=31)),
+    Packing("xz", b"\xfd7zXZ\0", "lzma", "LZMAError", _xz),
+    Packing("zstd", b"\x28\xb5\x2f\xfd", "zstandard", "ZstdError", _zstd),
 )
 
 

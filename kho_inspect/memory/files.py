@@ -6,13 +6,10 @@ import errno
 import mmap
 import os
 import stat
-from typing import IO, TYPE_CHECKING, Protocol
+from collections.abc import Iterator
+from typing import IO, Protocol
 
-from kho_inspect.errors import UnreadableInputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+from kho_inspect.errors import UnreadableInputError, unreadable
 
 STDIN = "-"
 """The path that means the standard input to :func:`read_head`."""
@@ -37,12 +34,9 @@ def open_regular(path: str, *, or_pipe: bool = False) -> int:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UnreadableInputError(f"cannot open {path}: {reason}", source=path) from error
     if stat.S_ISDIR(mode):
-        raise UnreadableInputError(f"{path} is a directory, not a file", source=path)
-    raise UnreadableInputError(
-        f"{path} is not a regular file, but a pipe, a socket or a device",
-        hint="copy it to a file first",
-        source=path,
-    )
+        raise unreadable(path, "is a directory, not a file")
+    words = "is not a regular file, but a pipe, a socket or a device"
+    raise unreadable(path, words, "copy it to a file first")
 
 
 def read_head(path: str, limit: int) -> bytes:
@@ -74,13 +68,10 @@ class View(Protocol):
 class DumpFile(Protocol):
     """What the readers of all formats need of a file."""
 
-    @property
-    def path(self) -> str:
-        """As the user named it."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
+    path: str
+    """As the user named it."""
+    size: int
+    """Bytes."""
 
     @property
     def view(self) -> View:
@@ -105,11 +96,8 @@ class MappedFile:
         self._file = file or open(open_regular(path), "rb")  # noqa: SIM115  # closed with the object
         self.size = os.fstat(self._file.fileno()).st_size
         if self.size == 0:
-            raise UnreadableInputError(
-                f"{path} is empty",
-                hint="was the disk full when the dump was taken? Of /proc or /sys: copy it first",
-                source=path,
-            )
+            hint = "was the disk full when the dump was taken? Of /proc or /sys: copy it first"
+            raise unreadable(path, "is empty", hint)
         try:
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
@@ -137,11 +125,8 @@ class MappedFile:
                 if error.errno != errno.ENXIO:  # a file system without holes
                     yield start, end
                 elif os.fstat(fd).st_size < self.size:
-                    raise UnreadableInputError(
-                        f"{self.path} was cut short while it was read",
-                        hint="inspect a copy that nobody writes to",
-                        source=self.path,
-                    ) from error
+                    hint = "inspect a copy that nobody writes to"
+                    raise unreadable(self.path, "was cut short while it was read", hint) from error
                 return  # else nothing but hole up to the end of the file
             if start < end:
                 yield start, min(stop, end)

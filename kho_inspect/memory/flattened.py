@@ -10,18 +10,15 @@ from __future__ import annotations
 import bisect
 from array import array
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kho_inspect.errors import UnreadableInputError
+from kho_inspect.errors import UnreadableInputError, unreadable
+from kho_inspect.intervals import I64
 from kho_inspect.layouts import diskdump
 from kho_inspect.layouts.views import format_of
 from kho_inspect.memory.files import DumpFile
 from kho_inspect.units import human_size, plural
-
-if TYPE_CHECKING:
-    from kho_inspect.intervals import I64
 
 MAX_GAP = 64 << 20
 """Bytes between records that one read may cover with zeros: no header needs as many."""
@@ -61,11 +58,7 @@ class FlattenedFile:
         self.size = self._ends[-1]
 
     def _refused(self, message: str, hint: str) -> UnreadableInputError:
-        return UnreadableInputError(
-            f"{self.path} is a flattened kdump (makedumpfile -F) that {message}",
-            hint=hint,
-            source=self.path,
-        )
+        return unreadable(self.path, f"is a flattened kdump (makedumpfile -F) that {message}", hint)
 
     def _read_records(self) -> array[int]:
         """Start, end and offset in the flattened file of each record, in the order written."""

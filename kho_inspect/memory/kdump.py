@@ -13,12 +13,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect import intervals
 from kho_inspect.errors import UnreadableInputError
+from kho_inspect.intervals import Intervals
 from kho_inspect.layouts import diskdump
 from kho_inspect.layouts.views import dtype_of
 from kho_inspect.memory.base import Presence, missing_memory
@@ -28,11 +30,6 @@ from kho_inspect.memory.kdump_header import read_header, refused
 from kho_inspect.memory.mapped import merge_extents
 from kho_inspect.memory.page_bitmap import fewer_runs, set_bits
 from kho_inspect.units import Extent, PhysAddr, human_size, plural
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from kho_inspect.intervals import Intervals
 
 CACHE_BYTES = 16 << 20
 """Unpacked pages that are kept."""
@@ -82,16 +79,13 @@ class KdumpMemory:
         self._stored = intervals.subtract(self._dumped, lost)
         self.stored = tuple(self._extents(self._stored))
         self.declared = merge_extents([*self.stored, *self._extents(self._known)])
-        self.notes: tuple[str, ...] = ()
+        notes = []
         if header.status & diskdump.DUMP_DH_COMPRESSED_INCOMPLETE:
-            self.notes += (
-                "the dump is incomplete: its header says that the writer ran out of space",
-            )
+            notes.append("the dump is incomplete: its header says that the writer ran out of space")
         if len(lost[0]):
-            pages = plural(intervals.total(lost), "page")
-            self.notes += (
-                f"the file is cut short or damaged: {pages} of {total:,} have no data in it",
-            )
+            pages = f"{plural(intervals.total(lost), 'page')} of {total:,}"
+            notes.append(f"the file is cut short or damaged: {pages} have no data in it")
+        self.notes: tuple[str, ...] = tuple(notes)
 
     # -- what is there
 

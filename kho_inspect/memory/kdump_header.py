@@ -92,6 +92,7 @@ def read_header(file: DumpFile) -> KdumpHeader:
             f"ends within its bitmaps, which run from {bitmaps:#x} to {bitmaps + length:#x}: "
             f"it has {human_size(file.size)}",
         )
+    start, size = sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_VMCOREINFO)
     return KdumpHeader(
         block_size=block,
         pages=pages,
@@ -99,9 +100,5 @@ def read_header(file: DumpFile) -> KdumpHeader:
         known_bitmap=bitmaps,
         dumped_bitmap=bitmaps + length // 2,
         descriptors=bitmaps + length,
-        vmcoreinfo=_vmcoreinfo(file, sub.offset_vmcoreinfo, sub.size_vmcoreinfo),
+        vmcoreinfo=bytes(file.view[start : start + size]) if start > 0 else b"",
     )
-
-
-def _vmcoreinfo(file: DumpFile, offset: int, size: int) -> bytes:
-    return bytes(file.view[offset : offset + min(size, MAX_VMCOREINFO)]) if offset > 0 else b""

@@ -6,11 +6,11 @@ is the ranges alone, whose addresses are lost unless /proc/iomem was saved with 
 
 from __future__ import annotations
 
-from kho_inspect.errors import UnreadableInputError
+from kho_inspect.errors import unreadable
 from kho_inspect.layouts import lime
 from kho_inspect.memory.files import DumpFile
 from kho_inspect.memory.mapped import MappedMemory, RamBlock, in_file
-from kho_inspect.units import Extent, human_size, plural
+from kho_inspect.units import human_size, plural
 
 VARIANTS = (
     "LiME's padded format is a raw dump: leave --dump-format out; "
@@ -25,28 +25,20 @@ def open_lime(file: DumpFile) -> MappedMemory:
     """Raises UnreadableInputError when the file holds no range; a later defect is a note."""
     blocks, trouble = _ranges(file)
     if not blocks:
-        raise UnreadableInputError(
-            f"{file.path} is no sound LiME file: {trouble}", hint=VARIANTS, source=file.path
-        )
+        raise unreadable(file.path, f"is no sound LiME file: {trouble}", VARIANTS)
     notes = []
     if trouble:
         notes.append(
             f"the LiME file is damaged: {trouble}; what follows is not read, "
             f"after {plural(len(blocks), 'range')}"
         )
-    stored = [in_file(file, block) for block in blocks]
-    if stored[-1].size < blocks[-1].size:
+    last, stored = blocks[-1], in_file(file, blocks[-1])
+    if stored.size < last.size:
         notes.append(
-            f"the file is cut short: of the range at {blocks[-1].paddr:#x}, "
-            f"{human_size(stored[-1].size)} of {human_size(blocks[-1].size)} are there"
+            f"the file is cut short: of the range at {last.paddr:#x}, "
+            f"{human_size(stored.size)} of {human_size(last.size)} are there"
         )
-    return MappedMemory(
-        file,
-        "lime",
-        stored,
-        declared=[Extent(block.paddr, block.end) for block in blocks],
-        notes=notes,
-    )
+    return MappedMemory(file, "lime", blocks, notes=notes)
 
 
 def _ranges(file: DumpFile) -> tuple[list[RamBlock], str]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect.memory.base import Presence, missing_memory
 from kho_inspect.memory.files import DumpFile
 from kho_inspect.units import Extent, PhysAddr
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from numpy.typing import NDArray
-
 
 MAX_COMPARED = 16 << 20
 """Bytes of memory held twice that are compared. In a vmcore the kernel's text is."""
@@ -83,7 +79,7 @@ class MappedMemory:
         notes: Sequence[str] = (),
         live: bool = False,
     ) -> None:
-        """``blocks`` must lie inside the file; ``declared`` is memory that exists besides.
+        """The file may end before ``blocks`` do; ``declared`` is memory that exists besides.
 
         ``live``: the memory changes while it is read.
         """
@@ -91,7 +87,8 @@ class MappedMemory:
         self.path = file.path
         self.format = format_name
         self.size = file.size
-        self._blocks, hidden = _without_overlaps(blocks)
+        blocks = list(blocks)
+        self._blocks, hidden = _without_overlaps(in_file(file, block) for block in blocks)
         self._mapped = 0
         self._starts = [block.paddr for block in self._blocks]
         # The same for numpy: first and last address, and file offset.
@@ -101,7 +98,7 @@ class MappedMemory:
             np.array([block.offset for block in self._blocks], dtype=np.int64),
         )
         self.stored = merge_extents(Extent(block.paddr, block.end) for block in self._blocks)
-        self.declared = merge_extents([*self.stored, *declared])
+        self.declared = merge_extents([*(Extent(one.paddr, one.end) for one in blocks), *declared])
         self.notes = (*notes, *([] if live else self._contradictions(hidden)))
 
     def _contradictions(self, hidden: Iterable[RamBlock]) -> Iterator[str]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from kho_inspect import intervals
 from kho_inspect.errors import UnreadableInputError
+from kho_inspect.intervals import Intervals
 from kho_inspect.memory.files import DumpFile
-
-if TYPE_CHECKING:
-    from kho_inspect.intervals import Intervals
 
 MAX_RUNS = 1 << 24
 """Runs of one bitmap: a filtered dump of terabytes may have millions. Each takes 16 bytes."""

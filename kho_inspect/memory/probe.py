@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from kho_inspect.errors import UnreadableInputError
+from kho_inspect.errors import UnreadableInputError, unreadable
 from kho_inspect.layouts.diskdump import (
     KDUMP_SIGNATURE,
     MAKEDUMPFILE_SIGNATURE,
@@ -123,9 +123,7 @@ def _open(
         )
     wanted = _BY_MAGIC[format_name]
     if not _head(file).startswith(wanted.magic):
-        raise UnreadableInputError(
-            f"{file.path} is not {wanted.what}", hint=wanted.hint, source=file.path
-        )
+        raise unreadable(file.path, f"is not {wanted.what}", wanted.hint)
     return wanted.open(file)
 
 
@@ -139,26 +137,20 @@ def _probe(file: DumpFile) -> str:
         if head.startswith(known.magic):
             return name
     if isinstance(file, FlattenedFile):
-        raise UnreadableInputError(
-            f"{file.path} is in makedumpfile's flattened format, but holds neither a kdump nor an "
-            f"ELF core: it starts with {head[:8].hex()}",
-            hint="the start of the dump is missing or damaged: take it again",
-            source=file.path,
+        raise unreadable(
+            file.path,
+            "is in makedumpfile's flattened format, but holds neither a kdump nor an ELF core: "
+            f"it starts with {head[:8].hex()}",
+            "the start of the dump is missing or damaged: take it again",
         )
     for magic, what, hint in _UNREAD:
         if head.startswith(magic):
-            raise UnreadableInputError(
-                f"{file.path} is {what}, which is not read as it stands",
-                hint=f"{hint} (or --dump-format raw, if it really is raw memory)",
-                source=file.path,
-            )
+            hint += " (or --dump-format raw, if it really is raw memory)"
+            raise unreadable(file.path, f"is {what}, which is not read as it stands", hint)
     # RAM may well begin with a device tree (QEMU's arm64 virt puts one there): only a file
     # that is hardly longer than the tree itself is one.
     totalsize = fdt_header_start.parse(head.ljust(fdt_header_start.sizeof(), b"\0")).totalsize
     if head.startswith(FDT_MAGIC_BYTES) and file.size <= max(2 * totalsize, 4096):
-        raise UnreadableInputError(
-            f"{file.path} is a device tree, not a memory dump",
-            hint="the order is: kho-inspect DUMP DTB",
-            source=file.path,
-        )
+        hint = "the order is: kho-inspect DUMP DTB"
+        raise unreadable(file.path, "is a device tree, not a memory dump", hint)
     return "raw"

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from kho_inspect.errors import UnreadableInputError
 from kho_inspect.memory.files import DumpFile
-from kho_inspect.memory.mapped import MappedMemory, RamBlock, in_file
-from kho_inspect.units import Extent, PhysAddr, human_size
+from kho_inspect.memory.mapped import MappedMemory, RamBlock
+from kho_inspect.units import PhysAddr, human_size
 
 
 def open_raw(file: DumpFile, *, base: PhysAddr, blocks: Sequence[RamBlock]) -> MappedMemory:
@@ -36,10 +36,4 @@ def open_raw(file: DumpFile, *, base: PhysAddr, blocks: Sequence[RamBlock]) -> M
         for block in ordered
         if block.offset + block.size > file.size
     ]
-    return MappedMemory(
-        file,
-        "raw",
-        [in_file(file, block) for block in ordered],
-        declared=[Extent(block.paddr, block.end) for block in ordered],
-        notes=notes,
-    )
+    return MappedMemory(file, "raw", ordered, notes=notes)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect import intervals
-from kho_inspect.memory.base import PhysicalMemory, Presence
-from kho_inspect.units import Extent, PhysAddr
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
-    from kho_inspect.intervals import Intervals
+from kho_inspect.intervals import Intervals
+from kho_inspect.memory.base import PhysicalMemory
+from kho_inspect.units import PhysAddr
 
 
 class Recorder:
@@ -23,6 +18,10 @@ class Recorder:
 
     def __init__(self, inner: PhysicalMemory) -> None:
         self.inner = inner
+        self.path, self.format, self.size = inner.path, inner.format, inner.size
+        self.stored, self.declared, self.notes = inner.stored, inner.declared, inner.notes
+        self.presence, self.stored_mask = inner.presence, inner.stored_mask
+        self.data_chunks = inner.data_chunks
         self._ranges: set[tuple[PhysAddr, PhysAddr]] = set()
         self._gathered: list[tuple[NDArray[np.uint64], int]] = []
 
@@ -39,50 +38,17 @@ class Recorder:
             np.concatenate([stops for _, stops in found]),
         )
 
-    @property
-    def path(self) -> str:
-        return self.inner.path
-
-    @property
-    def format(self) -> str:
-        return self.inner.format
-
-    @property
-    def size(self) -> int:
-        return self.inner.size
-
-    @property
-    def stored(self) -> tuple[Extent, ...]:
-        return self.inner.stored
-
-    @property
-    def declared(self) -> tuple[Extent, ...]:
-        return self.inner.declared
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.inner.notes
-
-    def presence(self, paddr: PhysAddr, size: int = 1) -> Presence:
-        return self.inner.presence(paddr, size)
-
     def read(self, paddr: PhysAddr, size: int) -> memoryview:
         data = self.inner.read(paddr, size)
         if size:
             self._ranges.add((paddr, paddr + size))
         return data
 
-    def stored_mask(self, paddrs: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
-        return self.inner.stored_mask(paddrs, size)
-
     def gather(self, paddrs: NDArray[np.uint64], dtype: np.dtype[Any]) -> NDArray[Any]:
         items = self.inner.gather(paddrs, dtype)
         if len(paddrs):
             self._gathered.append((paddrs.copy(), dtype.itemsize))
         return items
-
-    def data_chunks(self, size: int, overlap: int) -> Iterator[tuple[PhysAddr, memoryview]]:
-        return self.inner.data_chunks(size, overlap)
 
 
 def unrecorded(memory: PhysicalMemory) -> PhysicalMemory:

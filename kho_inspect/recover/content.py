@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect.errors import MissingMemoryError
-from kho_inspect.memory import PhysicalMemory, Presence
+from kho_inspect.memory import PhysicalMemory, Presence, read_parts
+from kho_inspect.memory.base import PAGE
 from kho_inspect.model.contents import Columns, Item, Part, Piece, Pieces
 from kho_inspect.recover.evidence import Evidence
 from kho_inspect.units import Extent, PhysAddr
@@ -25,8 +26,6 @@ GATHERED = 1 << 20
 """Bytes that are read at once from several runs of memory; to read a page maps those around it."""
 SHORT = 64 << 10
 """Bytes of a run up to which that is worth it."""
-PAGE = 4096
-"""Of all sizes of pages that a dump may be damaged by, the smallest."""
 MAX_HASHED_HOLES = 256 << 20
 """Bytes of holes that one run hashes: more of them prove nothing, but take their time."""
 
@@ -139,7 +138,7 @@ class Reader:
                     yield Part(at + delta, end - at, at, None, "more than the dump holds")
                     return
                 self.budget -= size
-                for held, data in _read(self.memory, at, size):
+                for held, data in read_parts(self.memory, at, size):
                     why = Presence.NOT_STORED.value if data is None else ""
                     yield Part(held.start + delta, held.size, held.start, data, why)
 
@@ -232,15 +231,8 @@ def laid_out(pieces: Iterable[Piece]) -> Iterator[Piece]:
     yield from settle(None)
 
 
-def bytes_of(part: Part) -> Iterator[bytes | memoryview]:
-    """The bytes of a part; zeros for what has none, CHUNK at a time."""
-    if part.data is not None:
-        yield part.data
-        return
-    yield from _zeros(part.size)
-
-
 def _zeros(size: int) -> Iterator[bytes]:
+    """Zeros, CHUNK at a time."""
     zeros = bytes(min(size, CHUNK))
     for at in range(0, size, CHUNK):
         yield zeros[: size - at]
@@ -259,8 +251,10 @@ class Account:
             self.sources += part.runs  # none of which goes on where another one ends
         elif part.data is None or part.paddr is None:
             _append_gap(self.gaps, part.offset, part.offset + part.size, part.why)
+        elif self.sources and _goes_on(self.sources[-1], part):
+            self.sources[-1] = self.sources[-1]._replace(size=self.sources[-1].size + part.size)
         else:
-            _append_source(self.sources, Piece(part.offset, part.paddr, part.size))
+            self.sources.append(Piece(part.offset, part.paddr, part.size))
 
     def watched(self, parts: Iterable[Part]) -> Iterator[Part]:
         """The same parts, each of which is added as it is taken."""
@@ -283,8 +277,7 @@ class Account:
 def write_stream(file: BinaryIO, parts: Iterable[Part]) -> None:
     """Write parts behind each other; what is lacking is zeros, so that offsets hold."""
     for part in parts:
-        for piece in bytes_of(part):
-            file.write(piece)
+        file.writelines(_zeros(part.size) if part.data is None else [part.data])
 
 
 def is_lacking(gap: Gap, item: Item) -> bool:
@@ -320,37 +313,9 @@ def _next_bound(extents: Sequence[Extent], paddr: PhysAddr, end: PhysAddr) -> tu
     return False, min(extents[at].start, end) if at < len(extents) else end
 
 
-def _read(
-    memory: PhysicalMemory, paddr: PhysAddr, size: int
-) -> Iterator[tuple[Extent, memoryview | None]]:
-    """Stored memory in one piece, or page by page where a damaged one (None) is in it."""
-    data = _read_or_none(memory, paddr, size)
-    if data is not None:
-        yield Extent(paddr, paddr + size), data
-        return
-    end = paddr + size
-    while paddr < end:
-        stop = min(end, paddr + PAGE - paddr % PAGE)
-        yield Extent(paddr, stop), _read_or_none(memory, paddr, stop - paddr)
-        paddr = stop
-
-
-def _read_or_none(memory: PhysicalMemory, paddr: PhysAddr, size: int) -> memoryview | None:
-    try:
-        return memory.read(paddr, size)
-    except MissingMemoryError:
-        return None
-
-
-def _append_source(sources: list[Piece], piece: Piece) -> None:
-    """Add a piece, joined to the one before where both memory and file go on."""
-    if sources:
-        last = sources[-1]
-        ends = last.offset + last.size, last.paddr + last.size
-        if ends == (piece.offset, piece.paddr):
-            sources[-1] = Piece(last.offset, last.paddr, last.size + piece.size)
-            return
-    sources.append(piece)
+def _goes_on(last: Piece, part: Part) -> bool:
+    """Whether a part goes on where a piece ends, in memory and in the file."""
+    return (last.offset + last.size, last.paddr + last.size) == (part.offset, part.paddr)
 
 
 def _append_gap(gaps: list[Gap], start: int, end: int, why: str) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import KW_ONLY, dataclass
 from io import BufferedRandom
 from itertools import chain
 from pathlib import Path
@@ -28,7 +29,7 @@ from kho_inspect.recover.atomic import (
     require_absent,
     require_replaceable,
 )
-from kho_inspect.recover.content import MAX_HASHED_HOLES, SLICE, Account, Digest, Reader, is_lacking
+from kho_inspect.recover.content import SLICE, Account, Digest, Reader, is_lacking
 from kho_inspect.recover.evidence import Evidence
 from kho_inspect.recover.selectors import file_name
 from kho_inspect.render.carved import carved_members
@@ -40,36 +41,26 @@ MAX_MANIFEST = 256 << 20
 """Bytes read of the manifest of an earlier run."""
 
 
+@dataclass
 class Extractor:
     """Writes items under one directory, and a manifest of what came of each."""
 
-    def __init__(
-        self,
-        memory: PhysicalMemory,
-        directory: Path,
-        *,
-        evidence: Evidence | None = None,
-        names: FdNames | None = None,
-        force: bool = False,
-        mode: int = FILE_MODE,
-        inputs: Sequence[str] = (),
-        progress: Callable[[int], None] = lambda size: None,
-    ) -> None:
-        """``progress`` gets the size of each piece written, in bytes.
+    memory: PhysicalMemory
+    directory: Path
+    _: KW_ONLY
+    evidence: Evidence | None = None
+    """Without it nothing is marked as not preserved or doubtful."""
+    names: FdNames | None = None
+    force: bool = False
+    mode: int = FILE_MODE
+    """Of the files."""
+    inputs: Sequence[str] = ()
+    """Never replaced, ``force`` or not."""
+    progress: Callable[[int], None] = lambda size: None
+    """Gets the size of each piece written, in bytes."""
 
-        ``mode`` is that of the files; ``inputs`` are never replaced, ``force`` or not.
-        Without ``evidence`` nothing is marked as not preserved or doubtful.
-        """
-        self.memory = memory
-        self.directory = directory
-        self.evidence = evidence
-        self.names = names or FdNames()
-        self.force = force
-        self.mode = mode
-        self.inputs = inputs
-        self.progress = progress
-        self.reader = Reader(memory)
-        self.hole_budget = MAX_HASHED_HOLES
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.memory)
 
     def run(self, items: Sequence[Item]) -> list[dict[str, Any]]:
         """Extract all items; returns the manifest's entries.
@@ -136,7 +127,7 @@ class Extractor:
         account = Account()
         with self._create(name) as file:
             size = _set_size(file, item)
-            content = Digest(self.hole_budget if size == item.size else -1)
+            content = Digest(self.reader.hole_budget if size == item.size else -1)
             for part in self.reader.blocks(item):
                 if part.paddr is not None and part.offset + part.size > size:
                     part = part._replace(data=None, why="no file can be that large")
@@ -147,10 +138,10 @@ class Extractor:
                     self.progress(part.size)
                 account.add(part)
         digest = content.result()
-        self.hole_budget -= content.holes if digest else 0
+        self.reader.hole_budget -= content.holes if digest else 0
         return {
             "selector": item_name(item.name, item.number),
-            "given_name": given_text(self.names, item.name),
+            "given_name": given_text(self.names or FdNames(), item.name),
             "file": str(name),
             "size": item.size,
             "file_size": size,

@@ -23,8 +23,7 @@ def list_files(
     """The files that the selectors name, by default all, in the order of the sessions.
 
     With a ``reader`` they are hashed, each as it is taken, with ``heads`` their beginnings are
-    looked at. Raises SelectorError, at once, for a
-    selector that names none.
+    looked at. Raises SelectorError, at once, for a selector that names none.
     """
     found = list(_files(handover))
     chosen = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,9 +90,8 @@ def plan(
         pieces += [handover.preserved.merged, (claims.starts, claims.ends)]
     for pointer in handover.pointers if handover and pointers else ():
         extents += (pointer.where, pointer.scratch)
-    pieces.append(
-        intervals.from_pairs((one.start >> shift, -(-one.end >> shift)) for one in extents)
-    )
+    named = ((one.start >> shift, -(-one.end >> shift)) for one in extents)
+    pieces.append(intervals.from_pairs(named))
     wanted = intervals.merge(
         np.concatenate([starts for starts, _ in pieces]),
         np.concatenate([ends for _, ends in pieces]),
@@ -106,15 +104,10 @@ def _structures(handover: Handover) -> list[Intervals]:
     """The pages of the map, and of every structure followed."""
     claims = handover.claims
     structures = ~claims.of_kinds(CONTENT)[claims.claim]
-    return [_map_pages(handover), (claims.starts[structures], claims.ends[structures])]
-
-
-def _map_pages(handover: Handover) -> Intervals:
-    """The pages that the preserved-memory map stands in."""
     groups = handover.tree.groups() if handover.tree else ()
     paddrs = np.concatenate([np.empty(0, dtype=np.uint64), *(nodes.paddr for nodes in groups)])
-    pfns = (paddrs >> np.uint64(handover.geometry.shift)).astype(np.int64)
-    return pfns, pfns + 1
+    of_map = (paddrs >> np.uint64(handover.geometry.shift)).astype(np.int64)
+    return [(of_map, of_map + 1), (claims.starts[structures], claims.ends[structures])]
 
 
 def _stored_part(memory: PhysicalMemory, pages: Intervals, shift: int) -> Iterator[Extent]:
@@ -138,9 +131,10 @@ def _stored_part(memory: PhysicalMemory, pages: Intervals, shift: int) -> Iterat
 
 def _provenance(memory: PhysicalMemory, handover: Handover | None) -> bytes:
     """Where a packed file came from; one that was packed before keeps its own."""
-    kept = _own_note(memory)
-    if kept is not None:
-        return kept
+    if memory.format == "elf" and isinstance(memory, MappedMemory):
+        for name, kept in notes_of(memory.file):
+            if name == NOTE_NAME:
+                return kept
     facts = {
         "packed_by": f"kho-inspect {__version__}",
         "source": Path(memory.path).name,
@@ -151,12 +145,6 @@ def _provenance(memory: PhysicalMemory, handover: Handover | None) -> bytes:
         "page_size": handover and handover.geometry.page_size,
     }
     return json.dumps(facts).encode()
-
-
-def _own_note(memory: PhysicalMemory) -> bytes | None:
-    if memory.format != "elf" or not isinstance(memory, MappedMemory):
-        return None
-    return next((desc for name, desc in notes_of(memory.file) if name == NOTE_NAME), None)
 
 
 def write_packed(
@@ -195,20 +183,17 @@ def stream_packed(
     offset = _aligned(end, _ALIGN)
     file.write(_ehdr(elf.PN_XNUM if extended else phnum, shoff if extended else 0))
     file.write(_phdr(elf.PT_NOTE, note_offset, filesz=len(note), memsz=len(note)))
+    pieces, total = [], 0
     for extent, filesz in segments:
-        file.write(_phdr(elf.PT_LOAD, offset, paddr=extent.start, filesz=filesz, memsz=extent.size))
-        offset += filesz
+        at, size = offset + total, extent.size
+        file.write(_phdr(elf.PT_LOAD, at, paddr=extent.start, filesz=filesz, memsz=size))
+        pieces.append(Piece(total, extent.start, filesz))
+        total += filesz
     file.write(note)
     if extended:
         padding = shoff - note_offset - len(note)
         file.write(b"\0" * padding + _build(elf.elf64_shdr, sh_info=phnum))
     file.write(b"\0" * (_aligned(end, _ALIGN) - end))
-    ends = list(accumulate(size for _, size in segments))
-    pieces = [
-        Piece(end - size, extent.start, size)
-        for end, (extent, size) in zip(ends, segments, strict=True)
-    ]
-    total = sum(size for _, size in segments)
     for part in Reader(memory).blocks(Item(Extent(0, 0), total, pieces)):
         # What cannot be read, though the plan has it, is an error that says so.
         assert part.paddr is not None
