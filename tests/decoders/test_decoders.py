@@ -466,3 +466,16 @@ def test_a_region_of_another_kind_claims_nothing() -> None:
     }
     assert handover.ownership.size(handover.ownership.dangling) == 0
     assert [one.compatible for one in content(handover, Memblock).regions] == ["reserve-mem-v2", ""]
+
+
+@pytest.mark.parametrize("abi", ["kho-v1", "kho-v2", "kho-v3"])
+def test_blobs_of_an_abi_that_is_not_known_are_read_by_the_properties_of_their_sub_nodes(
+    abi: str,
+) -> None:
+    image = Image(12, abi)
+    data = fdt_blob(Tree(b"", [(b"compatible", b"x\0")]))
+    paddr = image.blob(data)
+    image.subnode("x", paddr, len(data))
+    image.abi = "kho-v9"
+    (blob,) = look(image, image.finish()).blobs
+    assert (blob.paddr, blob.size, bytes(blob.data)) == (paddr, len(data), data)

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from kho_inspect.inspection import examine
+from kho_inspect.rules.base import Subject
+from kho_inspect.rules.engine import ASKED_FOR, RULES, judge
 from tests.support import luo_builder as write
 from tests.support.broken import BROKEN
 from tests.support.builder import Image, Tree, fdt_blob
@@ -154,15 +157,19 @@ def test_a_missed_expectation_is_no_damage(tmp_path: Path) -> None:
     assert in_process("check", *files, "--expect", wishes).status == 1
 
 
-def test_rules_on_what_is_not_there_do_not_pass(tmp_path: Path) -> None:
+@pytest.mark.parametrize("luo", [False, True])
+def test_rules_on_what_is_not_there_do_not_pass(luo: bool, tmp_path: Path) -> None:
+    """Without LUO; with a file in it that is no memfd."""
     image = Image()
     image.subnode("x", image.blob(b"x" * 16), 16)
-    dump, dtb = save(image, tmp_path, image.finish())
-    integrity = document("check", dump, dtb)["integrity"]
-    with_luo = tmp_path / "luo"
-    with_luo.mkdir()
-    assert integrity["not_applicable"] > 40
-    assert document("check", *put(with_luo))["integrity"]["not_applicable"] < 5
+    if luo:
+        write.luo_v5(image, [write.Session(b"s", [write.File(1, compatible=b"opaque", data=1)])])
+    verdict = judge(examine(*map(str, save(image, tmp_path, image.finish()))))
+    present = {None, Subject.RADIX, *([Subject.LUO] if luo else [])}
+    asked = [rule for rule in RULES if ASKED_FOR.isdisjoint(rule.needs)]
+    absent = {rule.code for rule in asked if rule.subject not in present}
+    assert set(verdict.not_applicable) == absent - verdict.blocked_codes
+    assert len(absent) > 20
 
 
 def test_what_is_required_must_not_be_blocked(tmp_path: Path) -> None:
