@@ -10,6 +10,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 import gc
 import os
+from contextlib import suppress
 
 from kho_inspect.cli import exit_codes, process
 
@@ -26,7 +27,12 @@ def main() -> None:
         from kho_inspect.cli.main import run
 
         status = run()
-        process.let_signals_kill()
+        # What was printed before an error may be left. All else is the system's to free: object
+        # by object it would take as long as a small check.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(status)
     except process.Stopped as stopped:
         # Without flushing what is buffered: its reader was most likely stopped as well.
         os._exit(stopped.status)
@@ -34,7 +40,6 @@ def main() -> None:
         status, message, hint = exit_codes.ending(error)
         os.write(2, exit_codes.complaint(message, hint).encode(errors="backslashreplace"))
         os._exit(status)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

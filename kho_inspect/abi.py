@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 MAP_PROPERTY = "preserved-memory-map"
 """Root property, native-endian u64: physical address of the preserved-memory map."""
@@ -19,8 +20,7 @@ STRUCTURES = ("block-v1", "radix-v1", "vmalloc-v1")
 """Structures that a composite string (``kho-v4;radix-v1``) may name besides its owner."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Abi:
+class Abi(NamedTuple):
     """What a root string promises; there is one object for each."""
 
     compatible: str
@@ -78,8 +78,7 @@ ROOT_FDT_NAMES: tuple[dict[str, int | None], ...] = (
 BY_COMPATIBLE: dict[str, Abi] = {abi.compatible: abi for abi in ABIS}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LuoAbi:
+class LuoAbi(NamedTuple):
     """What a string of LUO's state promises, or a feature header in its place."""
 
     compatible: str
@@ -159,7 +158,8 @@ def _find_composite(text: str) -> Abi | None:
     base, unknown = split_composite(text, BY_COMPATIBLE)
     if base is None:
         return None
-    return replace(BY_COMPATIBLE[base], unknown=unknown) if unknown else BY_COMPATIBLE[base]
+    found = BY_COMPATIBLE[base]
+    return found._replace(unknown=unknown) if unknown else found
 
 
 @lru_cache(64)
@@ -168,7 +168,8 @@ def find_luo(text: str) -> LuoAbi | None:
     base, unknown = split_composite(text, LUO_BY_COMPATIBLE)
     if base is None:
         return None
-    return replace(LUO_BY_COMPATIBLE[base], unknown=unknown) if unknown else LUO_BY_COMPATIBLE[base]
+    found = LUO_BY_COMPATIBLE[base]
+    return found._replace(unknown=unknown) if unknown else found
 
 
 def split_composite(text: str, bases: Collection[str]) -> tuple[str | None, tuple[str, ...]]:

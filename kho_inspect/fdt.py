@@ -51,7 +51,7 @@ def total_size(head: bytes | memoryview) -> int | None:
     return size if magic == layout.FDT_MAGIC else None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Tokens:
     """Tokens of the structure block that may still be read: of one FDT, or of several together."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kho_inspect import fdt
 from kho_inspect.abi import Kernel
@@ -19,7 +19,6 @@ from kho_inspect.geometry import PAGE_SHIFTS, PageGeometry
 from kho_inspect.kernel_log.traces import Traces
 from kho_inspect.layouts.fdt import FDT_MAGIC_BYTES
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
-from kho_inspect.locate.live import DEBUGFS, LiveHandover, live_handover, read_live_root
 from kho_inspect.locate.page_size import find_page_size
 from kho_inspect.locate.root_fdt import find_page, locate_root_fdt, notes_on, read_root_fdt
 from kho_inspect.locate.scan import Located, locate
@@ -32,15 +31,18 @@ from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover, Pointer, RootFdt, Scratch, Source
 from kho_inspect.model.identity import ClaimKind, Owner, Subsystem
 from kho_inspect.model.preserved import Preserved
-from kho_inspect.model.printed import Printed
 from kho_inspect.ownership.account import account, unclaimed
 from kho_inspect.ownership.claims import ClaimLog
 from kho_inspect.ownership.hidden import hidden_owners
 from kho_inspect.rules.case import Case
-from kho_inspect.rules.expectations import Expectation
 from kho_inspect.units import Extent, PhysAddr
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.map import walk_map
+
+if TYPE_CHECKING:
+    from kho_inspect.locate.live import LiveHandover
+    from kho_inspect.model.printed import Printed
+    from kho_inspect.rules.expectations import Expectation
 
 MAX_SCANNED = 4 << 30
 """Bytes of stored memory that are searched for the FDT, and for what points to it."""
@@ -48,8 +50,7 @@ MAX_OTHERS = 8
 """Root FDTs of a dump that are read besides the one in question."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """How to read dump and DTB; the defaults probe."""
 
     format: str = "auto"
@@ -88,8 +89,7 @@ class Opened(NamedTuple):
     """What kernels printed of any handover, where there was a scan."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What a verdict depends on besides the handover."""
 
     target: Kernel | None = None
@@ -245,6 +245,8 @@ def open_root(
     With ``survey`` all of the dump is looked at, whatever is given, and every kernel in it.
     """
     if options.live:
+        from kho_inspect.locate.live import read_live_root
+
         live = _live(memory.path, dtb, options)
         found = read_live_root(memory, live, options.assume_abi, options.limits.fdt)
         return Opened(memory, *found, scratch=live.scratch)
@@ -263,6 +265,8 @@ def open_root(
 
 
 def _live(kcore: str, debugfs: str | None, options: Options) -> LiveHandover:
+    from kho_inspect.locate.live import DEBUGFS, live_handover
+
     return live_handover(debugfs or DEBUGFS, str(Path(kcore).parent), incoming=options.incoming)
 
 
@@ -306,15 +310,14 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
     read = read_blobs(context, root.root, root.abi if root.known else None, cut=bool(cut))
     blobs = tuple(decode_blobs(context, read, BLOB_DECODERS if root.known else ()))
     if tree is None:
-        blobs = tuple(replace(blob, preserved=None) for blob in blobs)
+        blobs = tuple(blob._replace(preserved=None) for blob in blobs)
     boot_dtb = options.boot_dtb or root.boot_dtb
     boot = boot_dtb_pointer(boot_dtb, options.limits.fdt) if boot_dtb else None
     if boot_dtb and boot is None:
         words = "/chosen has no linux,kho-fdt of one address and size: it names no handover"
         faults.add(FaultKind.BOOT_DTB, f"boot DTB {boot_dtb}: {words}")
     located = located or locate(memory, limit=MAX_SCANNED)
-    root = replace(
-        root,
+    root = root._replace(
         paddr=_root_address(memory, root, located, preserved, log),
         notes=() if options.live else notes_on(root, located),
     )

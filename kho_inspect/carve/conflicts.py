@@ -89,5 +89,5 @@ def _doubted(one: Candidate, pages: int) -> Candidate:
     doubts = (*provenance.doubts, Doubt(DoubtKind.SHARED, words))
     trust = trust_of(provenance.trust, doubts)
     return replace(
-        one, item=replace(one.item, provenance=replace(provenance, trust=trust, doubts=doubts))
+        one, item=replace(one.item, provenance=provenance._replace(trust=trust, doubts=doubts))
     )

@@ -77,7 +77,7 @@ def command(
     if expect is not None:
         from kho_inspect.recover.content import digester
 
-        question = replace(question, expectations=_expectations(expect), digests=digester)
+        question = question._replace(expectations=_expectations(expect), digests=digester)
     required = _code_filter(require, ()) if require and "all" not in require else None
     threshold = Severity.FATAL + 1 if fail_on == "never" else Severity[fail_on.upper()]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ def images_of(given: Input, more: Sequence[str]) -> list[Input]:
         raise click.UsageError("--live reads the running kernel: it takes no other images")
     if given.form in ("junit", "sarif"):
         raise click.UsageError(f"--format {given.form} is of one image; of several: json, github")
-    return [replace(given, dump=dump, dtb=dtb) for dump, dtb in _pairs(_expanded(named))]
+    return [given._replace(dump=dump, dtb=dtb) for dump, dtb in _pairs(_expanded(named))]
 
 
 def check_all(

@@ -6,10 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -42,8 +41,7 @@ _BEGUN = "kho_inspect.begun"
 """Key in the context of a command whose output was begun."""
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """What the user named, and ways to open it and to answer."""
 
     dump: str
@@ -389,6 +387,6 @@ def _take_options(params: dict[str, Any]) -> Options:
 
     budgets = {name: params.pop(f"max_{name}", default) for name, default, _ in BUDGETS}
     blocks = tuple(RamBlock(*parts) for parts in params.pop("maps"))
-    named = Options.__dataclass_fields__.keys() & params.keys()
+    named = params.keys() & set(Options._fields)
     taken = {name: params.pop(name) for name in named}
     return Options(blocks=blocks, limits=Limits(**budgets), **taken)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +118,7 @@ def _open(
             raise
         lost = error
     try:
-        return open_root(memory, None, replace(options, root="outgoing"), survey=True), lost
+        return open_root(memory, None, options._replace(root="outgoing"), survey=True), lost
     except NotAHandoverError:
         return None, lost
 

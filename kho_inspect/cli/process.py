@@ -63,13 +63,6 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
-def let_signals_kill() -> None:
-    """Once nothing is left to clean up: no exception while Python itself shuts down."""
-    for one in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(one) is _stop:
-            signal.signal(one, signal.SIG_DFL)
-
-
 def exit_when_cut_short(path: str) -> None:
     """From now on, exit with a message when the mapped file ``path`` shrinks while it is read.
 

@@ -29,7 +29,7 @@ from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.vmalloc import pages_of, read_area, read_areas
 
 
-@dataclass
+@dataclass(eq=False)
 class Context:
     """The handover around a blob, the logs that decoders write to, and what is left of budgets."""
 

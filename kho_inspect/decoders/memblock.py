@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kho_inspect.decoders.context import Context
 from kho_inspect.geometry import PageGeometry
@@ -20,8 +21,7 @@ MAX_REGIONS = 256
 """In all blobs together; the kernel's own limit is 8 (RESERVE_MEM_MAX_ENTRIES)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReserveMem:
+class ReserveMem(NamedTuple):
     """One ``reserve_mem=`` region."""
 
     name: str

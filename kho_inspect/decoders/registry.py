@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kho_inspect.decoders import kexec_metadata, kho_test, luo, memblock, memfd
 from kho_inspect.decoders.context import Context, FileDecoder
@@ -12,8 +12,7 @@ from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import ClaimKind, Owner, Subsystem
 
 
-@dataclass(frozen=True, slots=True)
-class BlobDecoder:
+class BlobDecoder(NamedTuple):
     """One row of the table."""
 
     kind: str
@@ -62,7 +61,7 @@ def decode_blobs(
     for blob in blobs:
         subsystem = _SUBSYSTEMS.get(blob.name, Subsystem.SUBNODE)
         if subsystem is not Subsystem.SUBNODE and blob.name not in names:
-            blob = replace(blob, owner=Owner(subsystem))
+            blob = blob._replace(owner=Owner(subsystem))
         names.add(blob.name)
         if blob.paddr is not None and blob.size is not None:
             # A size that could not be read does not measure what the blob owns.
@@ -72,6 +71,6 @@ def decode_blobs(
             readable = context.geometry.abi.reads_vmalloc or not decoder.vmalloc
             if readable and decoder.subsystem.value == blob.name and decoder.matches(blob):
                 content = decoder.decode(context, blob, decoder.kind)
-                blob = replace(blob, kind=decoder.kind, content=content)
+                blob = blob._replace(kind=decoder.kind, content=content)
                 break
         yield blob

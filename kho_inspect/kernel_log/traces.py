@@ -21,11 +21,11 @@ MAX_SIGHTINGS = 256
 _NEEDLES = tuple(int.from_bytes(text, "little") for text in (b"OSRELEAS", b"Linux ve"))
 """How VMCOREINFO and banners begin."""
 _KERNEL = np.uint64(0xFF << 56)
-_SMALL = np.uint64(32)
-"""More than the bits of any count of a ring."""
+_ONE, _BITS = np.uint64(1), np.uint64(31)
+"""The bits of any count of a ring: from, and to."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Traces:
     """Where kernels may have left their name or log: all on 8 bytes, as the kernel lays them."""
 
@@ -51,7 +51,7 @@ class Traces:
 
     def _look_for_rings(self, start: PhysAddr, words: NDArray[np.uint64]) -> None:
         before, self._last = self._last, None
-        small = words < _SMALL
+        small = words - _ONE < _BITS  # 0 wraps around
         if before is None and not small.any():
             return
         from kho_inspect.layouts.printk import RING_WORDS, may_be_rings

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from kho_inspect.abi import MAP_PROPERTY
 from kho_inspect.errors import KhoError, NotAHandoverError, UnreadableInputError
@@ -28,8 +28,7 @@ MAX_LINE = 20
 MAX_COMMAND_LINE = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class LiveHandover:
+class LiveHandover(NamedTuple):
     """Where the running kernel shows the handover that was asked for."""
 
     path: str
@@ -103,7 +102,7 @@ def read_live_root(
             ) from error
     # Up to 7.0, kho_finalize() fills it in, which LUO calls at reboot.
     unwritten = live.outgoing and not root.abi.radix and root.root.prop(MAP_PROPERTY) == bytes(8)
-    return replace(root, unwritten=unwritten), located
+    return root._replace(unwritten=unwritten), located
 
 
 def _scratch(out: Path, options: Sequence[str]) -> Scratch | None:

@@ -9,7 +9,7 @@ up in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,8 +32,7 @@ MAX_ORDER = 20
 """Highest order under which a blob's page is looked up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """How the tree reads under one candidate page size."""
 
     geometry: PageGeometry

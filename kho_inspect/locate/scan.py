@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,14 +52,13 @@ _TYPE = offset_of(setup_data, "type")
 _TYPE_AND_LEN = np.frombuffer(_ENTRY, dtype="<u8", offset=_TYPE)[0]
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFdt:
+class FoundFdt(NamedTuple):
     """A KHO root FDT that stands in the dump, whole or in part."""
 
     paddr: PhysAddr
-    data: bytes = field(repr=False)
+    data: bytes
     """As far as it stands."""
-    root: FdtNode = field(repr=False)
+    root: FdtNode
     memory_map: PhysAddr | None
     aligned: bool
     """Starts a page, as the kernel's own does."""
@@ -69,7 +68,7 @@ class FoundFdt:
     """The map records the very page that the FDT stands in: kho_init preserves it."""
     pointers: tuple[str, ...] = ()
     """What in the dump points to it."""
-    start: FdtStart | None = field(default=None, repr=False)
+    start: FdtStart | None = None
     """Of one whose end is missing or overwritten: what stands."""
 
     @property
@@ -120,8 +119,7 @@ class FoundFdt:
 _CREDIBLE = (Role.INCOMING, Role.OUTGOING, Role.STALE, Role.PARTIAL)
 
 
-@dataclass(frozen=True, slots=True)
-class Vacated:
+class Vacated(NamedTuple):
     """A place that something points to, where no root FDT stands any more."""
 
     paddr: PhysAddr
@@ -136,8 +134,7 @@ class Vacated:
         return f"{', '.join(self.pointers)} {verb} to it: {self.there}"
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(NamedTuple):
     """Everything that a scan found, most credible first."""
 
     fdts: tuple[FoundFdt, ...]
@@ -238,7 +235,7 @@ class _Scan:
         for pointer in self.pointers:
             sources.setdefault(pointer.fdt, []).append(pointer.source)
         named = [
-            replace(found, pointers=tuple(sources.get(found.paddr, ()))) for found in self.fdts
+            found._replace(pointers=tuple(sources.get(found.paddr, ()))) for found in self.fdts
         ]
         named.sort(key=lambda found: found.rank)
         stands = {found.paddr for found in named}

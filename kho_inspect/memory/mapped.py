@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,7 @@ MAX_MAPPED = 64 << 20
 """Bytes that reads have mapped when all of them are given back."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class RamBlock:
+class RamBlock(NamedTuple):
     """``size`` bytes of physical memory at ``paddr``, stored at file ``offset``."""
 
     paddr: PhysAddr
@@ -130,10 +128,7 @@ class MappedMemory:
             block = self._blocks[at]
             if size <= block.end - paddr:
                 offset = block.offset + paddr - block.paddr
-                self._mapped += max(size, MAPPED)
-                if self._mapped > MAX_MAPPED:
-                    self._mapped = size
-                    self.file.forget(0, self.file.size)
+                self._maps(max(size, MAPPED))
                 return self.file.view[offset : offset + size]
         presence = self.presence(paddr, size)
         if presence is not Presence.STORED:
@@ -146,6 +141,13 @@ class MappedMemory:
             pieces.append(self.file.view[offset : offset + length])
             paddr, size, at = paddr + length, size - length, at + 1
         return memoryview(b"".join(pieces))
+
+    def _maps(self, size: int) -> None:
+        """What is being read becomes resident; give back all that was, where it is too much."""
+        self._mapped += size
+        if self._mapped > MAX_MAPPED:
+            self._mapped = size
+            self.file.forget(0, self.file.size)
 
     def stored_mask(self, paddrs: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
         started, whole, _ = self._locate(paddrs, size)
@@ -163,10 +165,10 @@ class MappedMemory:
             rows = np.frombuffer(
                 view, dtype=f"V{size}", offset=skew, count=(len(view) - skew) // size
             )
+            if len(offsets):
+                span = int(offsets.max() - offsets.min())
+                self._maps(min(span, (len(offsets) - 1) * MAPPED) + max(size, MAPPED))
             items: NDArray[Any] = rows[(offsets - skew) // size].view(dtype)
-            # Thousands of pages that were read once need not stay resident.
-            if len(items) > 16:
-                self.file.forget(int(offsets.min()), int(offsets.max()) + size)
             return items
         one_by_one = (self.read(paddr, size) for paddr in paddrs.tolist())
         return np.frombuffer(bytearray().join(one_by_one), dtype=dtype)
@@ -190,8 +192,8 @@ class MappedMemory:
             for start, end in self.file.data_extents(block.offset, block.offset + block.size):
                 for at in range(start, end, size):
                     stop = min(at + size + overlap, end)
+                    self._maps(stop - at)
                     yield block.paddr + at - block.offset, self.file.view[at:stop]
-                    self.file.forget(at, stop)
 
 
 def in_file(file: DumpFile, block: RamBlock) -> RamBlock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,7 @@ from kho_inspect.model.preserved import Block, Preserved
 from kho_inspect.units import PhysAddr, human_size, plural
 
 
-@dataclass(frozen=True, slots=True)
-class MapChunk:
+class MapChunk(NamedTuple):
     """One ``khoser_mem_chunk``; its elements are two arrays of shape ``(n,)``."""
 
     paddr: PhysAddr

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class FdtProp:
+class FdtProp(NamedTuple):
     """A property with its raw bytes, exactly as they stand in the blob."""
 
     name: str
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class FdtNode:
+class FdtNode(NamedTuple):
     """A device tree node; duplicates are kept, order is the blob's."""
 
     name: str
@@ -55,8 +53,7 @@ class FdtNode:
         return self.integer(name, 8)
 
 
-@dataclass(frozen=True, slots=True)
-class FdtStart:
+class FdtStart(NamedTuple):
     """What stands of a device tree whose end is missing."""
 
     root: FdtNode

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kho_inspect.units import flag_names, flag_text
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(NamedTuple):
     """``struct luo_feature_hdr``: bits that its writer supports, requires and has used."""
 
     names: tuple[str, ...]

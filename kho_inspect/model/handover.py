@@ -1,4 +1,4 @@
-"""What was found in a handover: frozen dataclasses, no I/O.
+"""What was found in a handover: immutable values, no I/O.
 
 Physical addresses and sizes are in bytes, ``pfn`` and interval arrays in pages of the
 handover's own page size. Arrays are numpy int64 or uint64, never lists of pages.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from kho_inspect.abi import Abi
 from kho_inspect.geometry import PageGeometry
@@ -23,8 +24,7 @@ from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import Extent, PhysAddr
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """The memory dump and how it was read."""
 
     path: str
@@ -53,8 +53,7 @@ class Role(StrEnum):
     """Its end is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class RootFdt:
+class RootFdt(NamedTuple):
     """The KHO root device tree (``kho.dtb``)."""
 
     path: str
@@ -69,9 +68,9 @@ class RootFdt:
     """None when the property is missing or not 8 bytes."""
     size: int
     """totalsize, bytes."""
-    data: bytes = field(repr=False)
+    data: bytes
     """The whole FDT."""
-    root: FdtNode = field(repr=False)
+    root: FdtNode
     recovered: bool
     """The file was truncated; the whole FDT was found in the dump at ``paddr``."""
     recovery: str | None
@@ -93,8 +92,7 @@ class RootFdt:
         return self.known and self.abi.reads_map
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(NamedTuple):
     """One sub-node of the root FDT and the data that it points to."""
 
     name: str
@@ -111,15 +109,14 @@ class Blob:
     """None when the bytes are not in the dump."""
     kind: str
     """``fdt``, ``data``, or the name of the decoder that reads it."""
-    data: bytes | memoryview = field(repr=False)
-    fdt: FdtNode | None = field(repr=False)
+    data: bytes | memoryview
+    fdt: FdtNode | None
     """The blob as a device tree, when it is one."""
-    content: Content | None = field(default=None, repr=False)
+    content: Content | None = None
     """The blob decoded, when its kind is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scratch:
+class Scratch(NamedTuple):
     """The scratch areas that the next kernel allocates from before it reads the handover."""
 
     entries: tuple[tuple[PhysAddr, int], ...]
@@ -141,8 +138,7 @@ class Scratch:
                 yield number, Extent(addr, addr + size)
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(NamedTuple):
     """An x86 setup_data entry, or an arm64 boot FDT, that points the next kernel to a handover."""
 
     source: str
@@ -156,7 +152,7 @@ class Pointer:
     """As a setup_data entry says; None of a boot FDT."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Handover:
     """Everything that was read of one handover."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from kho_inspect.abi import LUO_FEATURES, Kernel
 
@@ -12,8 +13,7 @@ FIRST_RELEASE = (6, 16)
 """Of the kernels with KHO."""
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
+class Feature(NamedTuple):
     """What a kernel says in its table of features about one kind of data."""
 
     name: str

@@ -19,8 +19,7 @@ MAX_LISTED = 16
 """Children of one node, or bitmaps of one chunk, that the folded outline lists."""
 
 
-@dataclass(frozen=True, slots=True)
-class MapNodes:
+class MapNodes(NamedTuple):
     """Nodes of one kind in the preserved-memory map."""
 
     what: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,7 @@ MAX_PAGES_LISTED = 1 << 26
 """Page frames up to which a byte for each is spent on finding blocks: 256 GiB of 4K pages."""
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """One preserved block: ``1 << order`` pages from ``paddr``, naturally aligned."""
 
     paddr: PhysAddr

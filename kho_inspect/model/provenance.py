@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import NamedTuple
 
@@ -57,8 +56,7 @@ class Structure(NamedTuple):
     paddr: PhysAddr
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
+class Provenance(NamedTuple):
     """Where something carved comes from, and what speaks for and against it."""
 
     trust: Trust

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,7 @@ from kho_inspect.model.preserved import Block, Preserved
 from kho_inspect.units import Extent, PhysAddr, plural
 
 
-@dataclass(frozen=True, slots=True)
-class TreeLevel:
+class TreeLevel(NamedTuple):
     """All readable nodes of one level, in key order; four arrays of shape ``(n,)``."""
 
     level: int
@@ -126,8 +126,7 @@ class RadixTree(PreservedMap):
         yield from _View(self.geometry, self.levels, preserved).below(0, 0, 1, full, cap)
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
+class _View(NamedTuple):
     """Access to a radix tree node by node; a node is its place in ``levels`` and an index there."""
 
     geometry: PageGeometry

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kho_inspect import intervals
 from kho_inspect.intervals import Intervals
@@ -20,12 +20,14 @@ from kho_inspect.model.contents import Document
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.handover import Blob, Handover, Pointer, Source
 from kho_inspect.model.identity import Owner, Place, Step, Vmalloc
-from kho_inspect.ownership.address import AddressInfo
 from kho_inspect.render.fdt_values import fdt_value
 from kho_inspect.render.names import given_text, item_name, message_text, path_name, place_name
-from kho_inspect.render.ranges import RangeBatch
 from kho_inspect.render.safe import no_json_command
 from kho_inspect.units import Extent
+
+if TYPE_CHECKING:
+    from kho_inspect.ownership.address import AddressInfo
+    from kho_inspect.render.ranges import RangeBatch
 
 SCHEMA_VERSION = 2
 BATCH = 4096

@@ -15,19 +15,19 @@ from kho_inspect.model.contents import Content, Item
 from kho_inspect.model.faults import BAD_POINTERS, Fault, FaultKind
 from kho_inspect.model.handover import Blob, Handover, Pointer, Scratch
 from kho_inspect.model.identity import Message, Name, Owner, Path, Place, Step, StepKind
-from kho_inspect.model.kernel_image import KernelImage
 from kho_inspect.model.luo import Handler, Luo, LuoFile, LuoSession
-from kho_inspect.model.printed import Printed
 from kho_inspect.ownership.hidden import undecoded
 from kho_inspect.rules.base import Need, Observation, Subject
 from kho_inspect.rules.claims_view import ClaimsView
-from kho_inspect.rules.expectations import Expectation
 from kho_inspect.rules.map_view import MapView
 from kho_inspect.rules.memfds_view import MemfdsView
 from kho_inspect.units import PhysAddr, human_size
 
 if TYPE_CHECKING:
     from kho_inspect.locate.fit import Fit
+    from kho_inspect.model.kernel_image import KernelImage
+    from kho_inspect.model.printed import Printed
+    from kho_inspect.rules.expectations import Expectation
 
 C = TypeVar("C", bound=Content)
 T = TypeVar("T")
@@ -38,7 +38,7 @@ ROOT: Path = (Step(StepKind.FDT),)
 """The path of the root FDT."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One handover under examination."""
 
@@ -122,6 +122,10 @@ class Case:
     @property
     def image(self) -> KernelImage | None:
         """The target, where it is a kernel image."""
+        if self.target is None:
+            return None
+        from kho_inspect.model.kernel_image import KernelImage
+
         return self.target if isinstance(self.target, KernelImage) else None
 
     @property

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.rules.base import (
@@ -28,8 +28,7 @@ T = TypeVar("T")
 Given: TypeAlias = Need | FaultKind | About | Decision | Evidence | Subject
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """One rule of the catalogue."""
 
     code: str

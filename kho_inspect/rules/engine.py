@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kho_inspect.rules import blobs, expected, luo, memfd, memory, root_fdt, subnodes, systemd, tree
 from kho_inspect.rules.base import INFO, Finding, Need
@@ -36,16 +36,14 @@ ASKED_FOR = frozenset({Need.TARGET, Need.EXPECTATIONS})
 """Rules that need these are only for those who ask, and not reported as blocked otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(NamedTuple):
     """Rules that could not be applied."""
 
     codes: tuple[str, ...]
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The outcome of all rules: three statements, and the findings that they rest on."""
 
     capture: Capture
@@ -108,8 +106,7 @@ def judge(case: Case, wanted: Callable[[str], bool] = lambda code: True) -> Verd
 def unread(why: str, target_name: str = "") -> Verdict:
     """The verdict on what could not be opened at all: nothing was checked."""
     verdict = judge(Case(None, target_name=target_name), lambda code: False)
-    return replace(
-        verdict,
+    return verdict._replace(
         capture=Capture(CaptureState.INCOMPLETE, (why,)),
         blocked=(Blocked(tuple(BY_CODE), why),),
     )

@@ -36,8 +36,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kho_inspect.errors import ExpectationError
 from kho_inspect.model.selector import parse_owner
@@ -68,8 +67,7 @@ _SKIPPED = re.compile(
 """Comments and strings in TOML. Where a quote stands, it matches: a text is read once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expectation:
+class Expectation(NamedTuple):
     """One assertion: ``kind`` is its dotted key, with the line of the file that makes it."""
 
     kind: str

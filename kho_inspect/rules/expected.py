@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kho_inspect.geometry import page_size_name
 from kho_inspect.model.contents import Item
@@ -11,8 +12,10 @@ from kho_inspect.model.selector import parse_owner
 from kho_inspect.rules.base import ERROR, About, Need, Observation
 from kho_inspect.rules.case import Case
 from kho_inspect.rules.catalogue import Catalogue
-from kho_inspect.rules.expectations import Expectation
 from kho_inspect.units import Extent, human_size
+
+if TYPE_CHECKING:
+    from kho_inspect.rules.expectations import Expectation
 
 CATALOGUE = Catalogue((Need.FDT, Need.EXPECTATIONS), about=About.EXPECTATION)
 rule = CATALOGUE.rule

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
+from typing import NamedTuple
 
 from kho_inspect import intervals
 from kho_inspect.model.faults import FaultKind
@@ -31,8 +31,7 @@ class CaptureState(Enum):
     """Dump, DTB, base, map or page size do not fit together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Capture:
+class Capture(NamedTuple):
     """What the dump is worth as evidence."""
 
     state: CaptureState
@@ -58,8 +57,7 @@ class Capture:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Conclusion:
+class Conclusion(NamedTuple):
     """What the next kernel would do."""
 
     state: Decision
@@ -99,7 +97,7 @@ def capture_of(case: Case) -> Capture:
     misfit = _misfit(case)
     if misfit is not None:
         first, then = (root.notes, misfit.reasons)[:: 1 if root.start else -1]
-        return replace(misfit, reasons=(*first, *_accepted(case), *then))
+        return misfit._replace(reasons=(*first, *_accepted(case), *then))
     unread = (fault.message for fault in case.faults(*_NOT_READ))
     reasons = tuple(dict.fromkeys((*_beyond_the_file(case), *unread)))
     if reasons or root.start:

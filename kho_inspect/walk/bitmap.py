@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect.geometry import PageGeometry
-from kho_inspect.intervals import I64, Intervals
+from kho_inspect.intervals import I64, Intervals, total
 
 
 def runs_of_bits(bitmaps: NDArray[np.uint64], first_bit: I64) -> tuple[Intervals, I64]:
@@ -18,34 +18,36 @@ def runs_of_bits(bitmaps: NDArray[np.uint64], first_bit: I64) -> tuple[Intervals
     of each leaf counts as. Runs come out in leaf order as half-open intervals; a run that goes
     on in the next leaf is not joined here.
 
-    Every bit that differs from the one below it starts or ends a run. A zero word appended to
-    each leaf ends whatever is still open, so starts and ends alternate over the whole batch, and
-    only words with such a transition are ever taken apart into bits.
+    Every bit that differs from the one below it starts or ends a run. A zero word before each
+    leaf, and one after the last, ends whatever is still open, so starts and ends alternate over
+    the whole batch, and only words with such a transition are ever taken apart into bits.
     """
     leaves, words = bitmaps.shape
-    padded = np.zeros((leaves, words + 1), dtype=np.uint64)
-    padded[:, :words] = bitmaps
-    flat = padded.reshape(-1)
-    changes = flat << np.uint64(1)
-    changes[1:] |= flat[:-1] >> np.uint64(63)
-    changes ^= flat
-    at = np.flatnonzero(changes)
-    if 4 * len(at) < len(changes):
-        hits = _positions(changes[at])
-        edges = (at[hits >> 6] << 6) + (hits & 63)
-    else:
-        edges = _positions(changes)
+    padded = np.zeros(leaves * (words + 1) + 1, dtype=np.int64)
+    padded[:-1].reshape(leaves, words + 1)[:, 1:] = bitmaps.view(np.int64)
+    below, flat = padded[:-1], padded[1:]
+    # As a signed shift repeats the sign, this is a word of which each bit equals the last one
+    # of the word below.
+    at = np.flatnonzero(flat != below >> 63)
+    if few := 4 * len(at) < len(flat):
+        below, flat = below[at], flat[at]
+    edges = _positions(flat ^ (flat << 1 | (below >> 63 & 1)))
+    if few:
+        edges = (at[edges >> 6] << 6) + (edges & 63)
     starts, ends = edges[0::2], edges[1::2]
-    row_bits = (words + 1) * 64
-    bounds = np.searchsorted(starts, np.arange(leaves + 1) * row_bits)
-    offset = np.repeat(first_bit - np.arange(leaves) * row_bits, np.diff(bounds))
-    used = np.bitwise_count(bitmaps).sum(axis=1, dtype=np.int64)
+    rows = np.arange(leaves + 1) * (words + 1) * 64
+    bounds = np.searchsorted(starts, rows)
+    if few:
+        used = np.diff(np.append(0, np.cumsum(ends - starts))[bounds])
+    else:
+        used = np.bitwise_count(bitmaps).sum(axis=1, dtype=np.int64)
+    offset = np.repeat(first_bit - rows[:-1], np.diff(bounds))
     return (starts + offset, ends + offset), used
 
 
-def _positions(words: NDArray[np.uint64]) -> I64:
+def _positions(words: I64) -> I64:
     """Of every set bit."""
-    bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")
+    bits = np.unpackbits(words.astype("<i8", copy=False).view(np.uint8), bitorder="little")
     found: I64 = np.flatnonzero(bits.view(np.bool_))
     return found
 
@@ -59,8 +61,8 @@ class KeyRuns:
     def __init__(self, geometry: PageGeometry) -> None:
         self._geometry = geometry
         self._top = geometry.order0_bit
-        self._powers = [1 << high for high in range(min(self._top + 2, 63))]
-        self._pieces: dict[int, tuple[list[I64], list[I64]]] = {}
+        self._runs: dict[int, tuple[bytearray, bytearray]] = {}
+        """order → starts and ends. As bytes, for these grow where they are, without a copy."""
         self.count = 0
         """Runs that were added."""
         self.no_order = False
@@ -74,44 +76,39 @@ class KeyRuns:
         if not len(starts):
             return
         starts, ends = self._split_by_order(starts, ends)
-        bounds = np.searchsorted(starts, self._powers).tolist()
-        if bounds[0]:
-            self.no_order = True
-        for high, (low, stop) in enumerate(pairwise(bounds)):
-            if low < stop:
+        least, most = int(starts[0]).bit_length(), int(ends[-1] - 1).bit_length()
+        powers = np.int64(1) << np.arange(least, most)
+        bounds = [0, *np.searchsorted(starts, powers).tolist(), len(starts)]
+        for high, (low, stop) in enumerate(pairwise(bounds), least - 1):
+            if low == stop:
+                continue
+            if high < 0:
+                self.no_order = True
+            elif high > self._top:
+                key, count = self.too_high or (int(starts[low]), 0)
+                self.too_high = key, count + total((starts[low:stop], ends[low:stop]))
+            else:
                 order, bit = self._top - high, 1 << high
                 first, last = _join(starts[low:stop], ends[low:stop])
                 for values in (first, last):
                     values -= bit
                     values <<= order
                 self._append(order, first, last)
-        if len(self._powers) == self._top + 2 and bounds[-1] < len(starts):
-            rest = bounds[-1]
-            key, count = self.too_high or (int(starts[rest]), 0)
-            self.too_high = key, count + int((ends[rest:] - starts[rest:]).sum())
 
     def result(self) -> dict[int, Intervals]:
-        """order → merged runs of page frames; what was collected is given away."""
-        orders: dict[int, Intervals] = {}
-        for order in sorted(self._pieces):
-            starts, ends = self._pieces.pop(order)
-            stop = sum(map(len, starts))
-            orders[order] = first, last = np.empty(stop, np.int64), np.empty(stop, np.int64)
-            # From the last one back, so that the allocator can return what each leaves free.
-            while starts:
-                at = stop - len(starts[-1])
-                first[at:stop], last[at:stop] = starts.pop(), ends.pop()
-                stop = at
-        return orders
+        """order → merged runs of page frames; nothing can be added any more."""
+        return {
+            order: (np.frombuffer(starts, np.int64), np.frombuffer(ends, np.int64))
+            for order, (starts, ends) in sorted(self._runs.items())
+        }
 
     def _append(self, order: int, starts: I64, ends: I64) -> None:
-        all_starts, all_ends = self._pieces.setdefault(order, ([], []))
-        if all_ends and all_ends[-1][-1] == starts[0]:
-            all_ends[-1][-1] = ends[0]
+        all_starts, all_ends = self._runs.setdefault(order, (bytearray(), bytearray()))
+        if all_ends[-8:] == starts[:1].tobytes():
+            all_ends[-8:] = ends[:1].tobytes()
             starts, ends = starts[1:], ends[1:]
-        if len(starts):
-            all_starts.append(starts)
-            all_ends.append(ends)
+        all_starts.extend(starts.data)
+        all_ends.extend(ends.data)
 
     def _split_by_order(self, starts: I64, ends: I64) -> Intervals:
         """Cut runs at powers of two, where the order changes.

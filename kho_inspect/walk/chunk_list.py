@@ -5,7 +5,7 @@ Source: ``kho_mem_deserialize()`` in ``kernel/kexec_handover.c`` [6.18].
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ def walk_chunks(
     kept = []
     for number, chunk in enumerate(chunks):
         good = walker.check_bitmaps(chunk, number, size)
-        kept.append(replace(chunk, phys_start=chunk.phys_start[good], bitmap=chunk.bitmap[good]))
+        kept.append(chunk._replace(phys_start=chunk.phys_start[good], bitmap=chunk.bitmap[good]))
         orders.setdefault(chunk.order, []).append(walker.read_bitmaps(kept[-1], size))
     runs = [
         (order, intervals.merge(*map(np.concatenate, zip(*found, strict=True))))
@@ -91,7 +91,7 @@ def bitmap_size(geometry: PageGeometry, chunks: list[MapChunk]) -> int:
     return geometry.page_size
 
 
-@dataclass
+@dataclass(eq=False)
 class _Walker(MapWalker):
     runs: int = 0
     """Runs of set bits found so far."""

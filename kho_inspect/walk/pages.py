@@ -51,7 +51,7 @@ class Target:
             return None
 
 
-@dataclass
+@dataclass(eq=False)
 class MapWalker:
     """What the walks of a radix tree and of a chunk list need and keep."""
 

@@ -63,7 +63,7 @@ def walk_radix(
     return tree, Preserved(geometry.shift, walker.runs.result())
 
 
-@dataclass
+@dataclass(eq=False)
 class _Walker(MapWalker):
     levels: list[TreeLevel] = field(default_factory=list)
     """What was read, from the root level down."""

@@ -110,7 +110,7 @@ def joined(parts: Sequence[VmallocAreas], path: Callable[[int], Path]) -> Vmallo
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Walker:
     """The areas of one attempt, which ends where the limit is reached."""
 

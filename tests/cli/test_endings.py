@@ -426,6 +426,13 @@ def test_help_of_no_command_was_that_of_show() -> None:
     assert "no command 'nosuch'" in asked.stderr
 
 
+def test_what_is_written_before_an_error_is_not_lost_in_a_buffer() -> None:
+    act = "import kho_inspect.cli.main as cli\n"
+    act += "cli.run = lambda: print('a part', end='') or 3"
+    done = in_python(f"{act}\nfrom kho_inspect.__main__ import main\nmain()")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "a part", "")
+
+
 # -- too little of something
 
 

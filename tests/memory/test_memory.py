@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kho_inspect.errors import NotStoredMemoryError, OutsideMemoryError, UnreadableInputError
-from kho_inspect.memory import Presence, RamBlock, mapped, open_memory
+from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, mapped, open_memory
 from kho_inspect.memory.elf_core import notes_of
 from kho_inspect.memory.files import MappedFile
 from kho_inspect.units import Extent
@@ -41,34 +42,35 @@ def words(*paddrs: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     return np.array(paddrs, dtype=np.uint64)
 
 
-def test_many_pages_read_together_do_not_stay_resident(
-    image: Image, dump: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image.write_raw(dump)
-    memory = open_memory(str(dump))
-    page = np.dtype([("words", U64, PAGE // 8)])
-    given_back: list[tuple[int, int]] = []
-    monkeypatch.setattr(MappedFile, "forget", lambda _, *part: given_back.append(part))
-    few = memory.gather(words(*range(0x100000, 0x110000, PAGE)), page)
-    assert given_back == []
-    more = memory.gather(words(*range(0x100000, 0x111000, PAGE)), page)
-    assert given_back == [(0x100000, 0x111000)]
-    assert more["words"][:, 0].tolist() == [*few["words"][:, 0].tolist(), 0x110000]
+def gather(memory: PhysicalMemory) -> None:
+    pages = words(*range(0x101000, 0x103000, PAGE))
+    found = memory.gather(pages, np.dtype([("words", U64, PAGE // 8)]))
+    assert found["words"][:, 0].tolist() == [0x101000, 0x102000]
 
 
+def read(memory: PhysicalMemory) -> None:
+    assert memory.read(0x101000, 8) == (0x101000).to_bytes(8, "little")
+
+
+def scan(memory: PhysicalMemory) -> None:
+    chunks = memory.data_chunks(mapped.MAPPED, 0)
+    assert any((0x101000).to_bytes(8, "little") in bytes(chunk) for _, chunk in chunks)
+
+
+@pytest.mark.parametrize("use", [gather, read, scan])
 def test_a_file_read_from_end_to_end_does_not_stay_resident(
-    image: Image, dump: Path, monkeypatch: pytest.MonkeyPatch
+    image: Image, dump: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[PhysicalMemory], None]
 ) -> None:
     monkeypatch.setattr(mapped, "MAX_MAPPED", 4 * mapped.MAPPED)
     image.write_raw(dump)
     memory = open_memory(str(dump))
     given_back: list[tuple[int, int]] = []
     monkeypatch.setattr(MappedFile, "forget", lambda _, *part: given_back.append(part))
-    for _ in range(4):
-        memory.read(0x101000, 8)
+    use(memory)
     assert given_back == []
-    assert memory.read(0x101000, 8) == (0x101000).to_bytes(8, "little")
-    assert given_back == [(0, sum(RAM))]
+    for _ in range(100):
+        use(memory)
+    assert given_back[0] == (0, sum(RAM))
 
 
 # -- raw

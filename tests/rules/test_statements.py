@@ -164,7 +164,8 @@ def test_rules_on_what_is_not_there_do_not_pass(luo: bool, tmp_path: Path) -> No
     image.subnode("x", image.blob(b"x" * 16), 16)
     if luo:
         write.luo_v5(image, [write.Session(b"s", [write.File(1, compatible=b"opaque", data=1)])])
-    verdict = judge(examine(*map(str, save(image, tmp_path, image.finish()))))
+    dump, dtb = save(image, tmp_path, image.finish())
+    verdict = judge(examine(str(dump), str(dtb)))
     present = {None, Subject.RADIX, *([Subject.LUO] if luo else [])}
     asked = [rule for rule in RULES if ASKED_FOR.isdisjoint(rule.needs)]
     absent = {rule.code for rule in asked if rule.subject not in present}
