@@ -17,7 +17,7 @@ from tests.support.broken import BROKEN, MAP
 from tests.support.broken_base import BEYOND, FREE
 from tests.support.broken_files import DIRTY, UPTODATE, folio
 from tests.support.builder import Image
-from tests.support.luo_builder import File, Session, luo_v5, memfd, u64
+from tests.support.luo_builder import File, Session, luo_v5, memfd, pattern, u64
 from tests.support.reference import MIB, PAGE, Reference
 from tests.support.running import document, save
 from tests.support.verdicts import above_info, codes, verdict_of
@@ -318,6 +318,21 @@ def test_a_dump_before_reboot_is_sound() -> None:
 @pytest.mark.parametrize("data", [bytes(PAGE), TEXT[:PAGE]], ids=["zeroed", "text"])
 def test_a_known_blob_overwritten_is_not_sound(name: str, data: bytes) -> None:
     assert found_after(lambda it: late_write(it, it.blobs[name], data)) != []
+
+
+def test_pages_of_two_sessions_are_one_finding_however_many_files_share_them(
+    tmp_path: Path,
+) -> None:
+    image = Image()
+    made = [memfd(image, pattern(PAGE, number)) for number in range(4)]
+    for theirs, mine in zip(made[:2], made[2:], strict=True):
+        image.write_u64(mine.area.pieces[0], image.read_u64(theirs.area.pieces[0]))
+    first, *rest = ([File(at, made[n]) for at, n in ((1, k), (2, k + 1))] for k in (0, 2))
+    luo_v5(image, [Session(b"a", first), Session(b"b", *rest)])
+    files = save(image, tmp_path, image.finish())
+    found = document("check", *files)["findings"]
+    shared = [one for one in found if "belongs to two files" in one["message"]]
+    assert [(one["code"], one["count"]) for one in shared] == [("KHO514", 1)]
 
 
 def test_a_list_of_files_under_two_sessions_is_not_called_two_files() -> None:

@@ -252,6 +252,7 @@ def test_key_0_names_no_page() -> None:
     image.insert(0)
     handover = look(image, image.root_fdt())
     fault = only_fault(handover, FaultKind.KEY_NO_ORDER)
+    assert fault.count == 1
     assert path_name(fault.path) == "root[0] → L4[0] → L3[0] → L2[0] → L1[0] → leaf bit 0"
     assert blocks_of(handover) == image.preserved
 
