@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import struct
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import kho_inspect
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover
@@ -16,7 +21,7 @@ from kho_inspect.model.luo import Luo
 from kho_inspect.render.names import message_text
 from kho_inspect.walk import radix, vmalloc
 from tests.support.builder import Image
-from tests.support.cli import SAMPLES
+from tests.support.cli import REPO, SAMPLES
 from tests.support.looking import blocks_of, look
 from tests.support.luo_builder import File, Session, luo_v5, memfd
 from tests.support.running import document, in_process, save
@@ -178,3 +183,25 @@ def test_defaults_let_every_honest_handover_through() -> None:
     assert DEFAULT_LIMITS.nodes << 12 >= 16 << 30
     assert DEFAULT_LIMITS.runs >= 2048 * 8192
     assert DEFAULT_LIMITS.files >= 100_000
+
+
+# -- the bounds of all work
+
+
+def bounds() -> Iterator[str]:
+    """Every bound of the package, where it is defined: module, name, value."""
+    for path in sorted(Path(kho_inspect.__file__).parent.rglob("*.py")):
+        module = ".".join(path.relative_to(REPO).with_suffix("").parts)
+        defined = re.findall(r"^_?(?:MAX|MANY|FEW|MOST)_\w+(?=.*=)", path.read_text(), re.MULTILINE)
+        for name in defined:
+            if isinstance(value := getattr(import_module(module), name), int):
+                yield f"{module} {name} {value:#x}\n"
+
+
+def test_no_bound_of_work_changes_unnoticed() -> None:
+    """``KHO_UPDATE_GOLDEN=1`` in the environment rewrites the table, for whoever reviews it."""
+    seen = "".join(bounds())
+    path = REPO / "tests" / "golden" / "bounds.txt"
+    if os.environ.get("KHO_UPDATE_GOLDEN"):
+        path.write_text(seen)
+    assert seen == path.read_text()
