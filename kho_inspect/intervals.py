@@ -132,6 +132,8 @@ def intersect(a: Intervals, b: Intervals) -> Intervals:
 def subtract(a: Intervals, b: Intervals) -> Intervals:
     """What merged set ``a`` has and merged set ``b`` has not, as a merged set."""
     b = _near(b, a)
+    if len(a[0]) == len(b[0]) and (a[0] == b[0]).all() and (a[1] == b[1]).all():
+        return empty()
     if len(b[0]) > len(a[0]):
         b = intersect(b, a)
     if not len(b[0]):

@@ -158,9 +158,9 @@ def test_one_long_vmalloc_list_under_many_files_is_followed_within_the_budget(
     read = []
     used = vmalloc._used
 
-    def counting(phys: Any) -> Any:
-        read.append(phys)
-        return used(phys)
+    def counting(memory: Any, chunks: Any, slots: int) -> Any:
+        read.append(chunks)
+        return used(memory, chunks, slots)
 
     monkeypatch.setattr(vmalloc, "_used", counting)
     handover = look(image, dtb)

@@ -26,7 +26,7 @@ from kho_inspect.layouts.block import kho_block_header
 from kho_inspect.layouts.views import Layout, dtype_of, parse_record
 from kho_inspect.limits import Limits
 from kho_inspect.memory import PhysicalMemory, read_or_none
-from kho_inspect.model.contents import FileContent, FileEntry
+from kho_inspect.model.contents import FileContent, FileEntries, FileEntry
 from kho_inspect.model.faults import Fault, FaultKind
 from kho_inspect.model.identity import ClaimKind
 from kho_inspect.model.luo import LUO, LuoFile, LuoSession
@@ -124,7 +124,13 @@ class Files:
         self.verified.update(((handler, data), None) for data in new)
         like = [new[data] for data in self._descriptors(handler, list(new))]
         self.rejected["memfd: does not begin as one"] += len(new) - len(like)
-        decoded = FILE_DECODERS[handler](context, like)
+        files = FileEntries(
+            np.array([one.data for one in like], dtype=np.uint64),
+            context.claims.add_owners(one.owner for one in like),
+            like.__getitem__,
+            np.arange(len(like)),
+        )
+        decoded = FILE_DECODERS[handler](context, files)
         for one, memfd in zip(like, decoded, strict=True):
             if isinstance(memfd, Memfd):
                 found = verify(self.memory, self.geometry, memfd)

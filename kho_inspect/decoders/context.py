@@ -16,12 +16,18 @@ from kho_inspect.intervals import I64
 from kho_inspect.layouts.views import Layout, parse_record
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
 from kho_inspect.memory import PhysicalMemory
-from kho_inspect.model.contents import FileContent, FileEntry, VmallocArea, VmallocAreas
+from kho_inspect.model.contents import (
+    FileContent,
+    FileEntries,
+    FileEntry,
+    VmallocArea,
+    VmallocAreas,
+)
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import FdtNode
 from kho_inspect.model.features import Features
 from kho_inspect.model.handover import Blob
-from kho_inspect.model.identity import Owner, Path, Step, StepKind
+from kho_inspect.model.identity import Path, Step, StepKind
 from kho_inspect.model.preserved import Preserved
 from kho_inspect.ownership.claims import ClaimLog
 from kho_inspect.units import PhysAddr
@@ -43,8 +49,8 @@ class Context:
     limits: Limits = DEFAULT_LIMITS
     spent: Counter[str] = field(default_factory=Counter)
     """What decoders used up of budgets of their own, by name."""
-    followed: dict[PhysAddr, tuple[Owner, Path]] = field(default_factory=dict)
-    """Stored memory that a list of LUO pointed to first → whose pointer that was, and its path."""
+    followed: dict[PhysAddr, tuple[Callable[[int], FileEntry], int]] = field(default_factory=dict)
+    """Stored memory that a list of LUO pointed to → which entry that was first."""
 
     def __post_init__(self) -> None:
         self.entries_left = self.limits.files
@@ -116,16 +122,15 @@ class Context:
         return np.frombuffer(held, dtype, len(held) // dtype.itemsize)
 
     def read_tables(
-        self, areas: VmallocAreas, dtype: np.dtype[Any], counts: Sequence[int]
-    ) -> tuple[NDArray[Any], I64]:
-        """The same of many areas, one behind the other, and how many each gives."""
-        found, held = read_areas(
-            self.memory, self.geometry, areas, dtype, counts, self.table_bytes_left
-        )
-        self.table_bytes_left -= found.nbytes
-        return found, held
+        self, areas: VmallocAreas, dtype: np.dtype[Any], counts: I64
+    ) -> Iterator[tuple[NDArray[Any], I64]]:
+        """The same of many areas, some at a time, one behind the other: how many each gives."""
+        left = self.table_bytes_left
+        for found, held in read_areas(self.memory, self.geometry, areas, dtype, counts, left):
+            self.table_bytes_left -= found.nbytes
+            yield found, held
 
 
-FileDecoder = Callable[[Context, Sequence[FileEntry]], Sequence[FileContent | None]]
+FileDecoder = Callable[[Context, FileEntries], Sequence[FileContent | None]]
 """Many files of one handler at once: a hundred thousand small ones are quicker read together.
 None for each whose descriptor cannot be read."""

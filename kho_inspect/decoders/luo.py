@@ -6,6 +6,7 @@ points to chains of kho_blocks. Sessions are written at reboot only: none before
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -27,7 +28,7 @@ from kho_inspect.layouts.features import luo_feature_hdr
 from kho_inspect.layouts.views import Layout, dtype_of, parse_record
 from kho_inspect.limits import exceeded
 from kho_inspect.memory import Presence
-from kho_inspect.model.contents import FileEntry
+from kho_inspect.model.contents import FileEntries, FileEntry
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import FdtNode, text_of
 from kho_inspect.model.handover import Blob
@@ -247,10 +248,12 @@ def _sessions(
     for number, (raw_name, files_pa, count) in enumerate(entries.tolist()):
         here = (*path, Step(StepKind.SESSION, number))
         owner = LUO.of(_c_string(raw_name))
-        stored = context.memory.presence(files_pa) is Presence.STORED
-        if files_pa and _is_first(context, files_pa, owner, here, "file list", stored):
-            files.add(list_files(context, files_pa, count, owner, here), owner, here)
-        listed.append((raw_name, files_pa, count, owner, here, len(files.entries)))
+        if files_pa:
+            one = [FileEntry(files_pa, owner, here)]
+            stored = context.memory.presence(files_pa) is Presence.STORED
+            if not stored or _is_first(context, files_pa, one.__getitem__, 0, "file list"):
+                files.add(list_files(context, files_pa, count, owner, here), owner, here)
+        listed.append((raw_name, files_pa, count, owner, here, files.bounds[-1]))
     found, at = files.result(), 0
     sessions = []
     for raw_name, files_pa, count, owner, here, end in listed:
@@ -265,50 +268,69 @@ class _Files:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.entries: list[FileEntry] = []
-        self.tokens: list[int] = []
+        self.records = [np.empty(0, dtype_of(layout.luo_file_ser))]
+        self.sessions: list[tuple[Owner, Path]] = []
+        """Owner and path of each list of files that was read."""
+        self.bounds = [0]
+        """First file of each, and behind the last one."""
         self.handlers: dict[bytes, tuple[int, Handler]] = {}
-        self.handler: list[int] = []
-        self.wanted: dict[str, list[int]] = {}
-        """Decoder → the files that it is to read."""
+        self.handler = [np.empty(0, dtype=np.int64)]
+        self.owners = [np.empty(0, dtype=np.int64)]
+        """Number of each file's owner; -1 for one that no decoder is to read."""
 
     def add(self, records: NDArray[Any], owner: Owner, path: Path) -> None:
         """The files of one session."""
-        context, owners = self.context, []
-        stored = context.memory.stored_mask(records["data"], 1).tolist()
-        for at, (compatible, data, token) in enumerate(records.tolist()):
-            entry = FileEntry(data, owner.of(token), (*path, Step(StepKind.FILE, at)))
-            number, handler = self.handlers.get(compatible) or self._enter(compatible)
-            if handler.decoder is not None and _is_first(context, *entry, "descriptor", stored[at]):
-                self.wanted.setdefault(handler.decoder, []).append(len(self.entries))
-                owners.append(entry.owner)
-            self.entries.append(entry)
-            self.tokens.append(token)
-            self.handler.append(number)
-        context.claims.add_owners(owners)
+        context, first = self.context, self.bounds[-1]
+        self.records.append(records)
+        self.sessions.append((owner, path))
+        self.bounds.append(first + len(records))
+        named = [
+            self.handlers.get(name) or self._enter(name) for name in records["compatible"].tolist()
+        ]
+        self.handler.append(np.array([number for number, _ in named], dtype=np.int64))
+        wanted = np.array([handler.decoder is not None for _, handler in named], dtype=bool)
+        stored = np.flatnonzero(wanted & context.memory.stored_mask(records["data"], 1))
+        data = records["data"][stored].tolist()
+        pairs = zip(data, (stored + first).tolist(), strict=True)
+        if len(set(data)) == len(data) and context.followed.keys().isdisjoint(data):
+            context.followed.update({at: (self.entry, number) for at, number in pairs})
+        else:
+            for at, number in pairs:
+                wanted[number - first] = _is_first(context, at, self.entry, number, "descriptor")
+        self.owners.append(np.full(len(records), -1))
+        tokens = records["token"][wanted].tolist()
+        self.owners[-1][wanted] = context.claims.add_owners(map(owner.of, tokens))
 
     def _enter(self, compatible: bytes) -> tuple[int, Handler]:
         name = _c_string(compatible)
         found = len(self.handlers), Handler(name, *_handler(self.context, name))
         return self.handlers.setdefault(compatible, found)
 
+    def entry(self, number: int) -> FileEntry:
+        """One of all files."""
+        at = bisect_right(self.bounds, number) - 1
+        owner, path = self.sessions[at]
+        record = self.records[at + 1][number - self.bounds[at]]
+        step = Step(StepKind.FILE, number - self.bounds[at])
+        return FileEntry(int(record["data"]), owner.of(int(record["token"])), (*path, step))
+
     def result(self) -> LuoFiles:
         """All of them, decoded."""
-        rows = np.full(len(self.entries), -1, dtype=np.int64)
-        contents = {}
-        for decoder, numbers in self.wanted.items():
-            entries = [self.entries[number] for number in numbers]
-            contents[decoder] = self.context.file_decoders[decoder](self.context, entries)
-            rows[numbers] = np.arange(len(numbers))
-        return LuoFiles(
-            entries=self.entries,
-            tokens=self.tokens,
-            handlers=[handler for _, handler in self.handlers.values()],
-            handler=np.array(self.handler, dtype=np.int64),
-            contents=contents,
-            rows=rows,
-            numbers=range(len(self.entries)),
-        )
+        records, handler = np.concatenate(self.records), np.concatenate(self.handler)
+        owners = np.concatenate(self.owners)
+        numbers = np.arange(len(records))
+        entries = FileEntries(records["data"].copy(), owners, self.entry, numbers)
+        handlers = [one for _, one in self.handlers.values()]
+        decoders = np.array([one.decoder or "" for one in handlers], dtype=str)[handler]
+        decoders[owners < 0] = ""
+        rows, contents = np.full(len(records), -1), {}
+        for decoder in filter(None, dict.fromkeys(decoders.tolist())):
+            these = np.flatnonzero(decoders == decoder)
+            decode = self.context.file_decoders[decoder]
+            contents[decoder] = decode(self.context, entries[these])
+            rows[these] = np.arange(len(these))
+        tokens = records["token"].copy()
+        return LuoFiles(entries, tokens, handlers, handler, contents, rows, range(len(records)))
 
 
 def _handler(context: Context, compatible: str) -> tuple[str | None, tuple[str, ...]]:
@@ -320,19 +342,24 @@ def _handler(context: Context, compatible: str) -> tuple[str | None, tuple[str, 
 
 
 def _is_first(
-    context: Context, paddr: PhysAddr, owner: Owner, path: Path, what: str, stored: bool
+    context: Context, paddr: PhysAddr, entry: Callable[[int], FileEntry], number: int, what: str
 ) -> bool:
-    """Whether this pointer was not followed before; a list with two owners is a fault.
+    """Whether this pointer, of ``entry(number)``, to stored memory was not followed before.
 
-    A copy of an entry, with its owner's very name, is a finding of the rules.
+    A list with two owners is a fault. A copy of an entry, with its owner's very name, is a finding
+    of the rules.
     """
-    if not stored:
-        return True  # leads nowhere, which is a fault when it is followed
-    first, where = context.followed.setdefault(paddr, (owner, path))
-    if where != path and first != owner:
-        words: Message = (f"{what} at {paddr:#x} belongs to two: ", first, " and ", owner)
-        context.faults.add(FaultKind.LUO_SHARED, words, paddr=paddr, path=path)
-    return where == path
+    found, at = context.followed.setdefault(paddr, (entry, number))
+    first, here = found(at), entry(number)
+    if first.path != here.path and first.owner != here.owner:
+        words: Message = (
+            f"{what} at {paddr:#x} belongs to two: ",
+            first.owner,
+            " and ",
+            here.owner,
+        )
+        context.faults.add(FaultKind.LUO_SHARED, words, paddr=paddr, path=here.path)
+    return first.path == here.path
 
 
 def _flbs(context: Context, paddr: PhysAddr, path: Path) -> tuple[LuoFlb, ...]:

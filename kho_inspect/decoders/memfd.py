@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -31,6 +33,7 @@ from kho_inspect.model.contents import (
     Document,
     FileContent,
     FileContents,
+    FileEntries,
     FileEntry,
     Pieces,
     VmallocArea,
@@ -54,6 +57,7 @@ _DESCRIPTOR = Target("memfd descriptor", FaultKind.MEMFD_MISSING, FaultKind.MEMF
 _FOLIO = dtype_of(memfd_luo_folio_ser)
 _FLAGS = np.uint64(FOLIO_PFN_BITS)
 _PFN = np.uint64((1 << FOLIO_PFN_BITS) - 1)
+_NONE = np.empty(0, dtype=np.int64)
 TOGETHER = 2048
 """Files that are read together: as many pages as the cache of a compressed dump holds."""
 
@@ -166,7 +170,7 @@ class Memfds(FileContents):
     """
 
     compatible: str
-    entries: Sequence[FileEntry]
+    entries: FileEntries
     read: NDArray[np.bool_]
     """Which descriptors could be read."""
     records: NDArray[Any]
@@ -174,13 +178,19 @@ class Memfds(FileContents):
     features: dict[int, Features]
     """Feature headers, by the number of the memfd."""
     areas: VmallocAreas
-    table: Folios
-    """The folio tables of all, one behind the other."""
+    tables: Sequence[tuple[int, Folios]]
+    """The folio tables of some, one behind the other, and the number of the first of these."""
     bounds: I64
-    """First folio of each, and behind the last one; shape ``(memfds + 1,)``."""
+    """First folio of each, and behind the last one, counted through all of them."""
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def parts(self) -> Iterator[tuple[slice, Folios, I64]]:
+        """Some memfds each: which, their folios, and the bounds of each among all."""
+        ends = [*(first for first, _ in self.tables), len(self)][1:]
+        for (first, table), end in zip(self.tables, ends, strict=True):
+            yield slice(first, end), table, self.bounds[first : end + 1]
 
     @overload
     def __getitem__(self, number: int) -> Memfd | None: ...
@@ -196,7 +206,8 @@ class Memfds(FileContents):
         seals = int(record["seals"]) if "seals" in names else None
         if number in features and not features[number].has("seals"):
             seals = None
-        part = slice(*self.bounds[number : number + 2].tolist())
+        first, table = self.tables[bisect_right(self.tables, number, key=itemgetter(0)) - 1]
+        part = slice(*(self.bounds[number : number + 2] - self.bounds[first]).tolist())
         return Memfd(
             compatible=self.compatible,
             paddr=entry.data,
@@ -206,7 +217,7 @@ class Memfds(FileContents):
             flags=int(record["flags"]) if "flags" in names else None,
             nr_folios=int(record["nr_folios"]),
             folios=self.areas[number],
-            table=Folios(*(getattr(self.table, name)[part] for name in Folios.__slots__)),
+            table=Folios(*(getattr(table, name)[part] for name in Folios.__slots__)),
             features=features.get(number),
             owner=entry.owner,
             path=entry.path,
@@ -217,20 +228,10 @@ def _names(records: NDArray[Any]) -> tuple[str, ...]:
     return records.dtype.names or ()
 
 
-def _decode(compatible: str, context: Context, entries: Sequence[FileEntry]) -> Memfds:
+def _decode(compatible: str, context: Context, entries: FileEntries) -> Memfds:
     """The descriptor of each file and its folio table; both and the folios are claimed."""
-    parts: list[_Part] = []
-    tables: list[NDArray[Any]] = [
-        np.empty(0, dtype) for dtype in (np.int64, np.int16, np.uint64, np.int8)
-    ]
-    owners = context.claims.add_owners(entry.owner for entry in entries)
-    for at in range(0, max(len(entries), 1), TOGETHER):
-        these = slice(at, at + TOGETHER)
-        part, folios = _read(compatible, context, entries[these], owners[these], at)
-        parts.append(part)
-        for column, held in zip(tables, folios, strict=True):
-            column.resize(len(column) + len(held), refcheck=False)  # grows in place
-            column[len(column) - len(held) :] = held
+    starts = range(0, max(len(entries), 1), TOGETHER)
+    parts = [_read(compatible, context, entries[at : at + TOGETHER], at) for at in starts]
     found = Memfds(
         compatible,
         entries,
@@ -238,18 +239,22 @@ def _decode(compatible: str, context: Context, entries: Sequence[FileEntry]) -> 
         np.concatenate([part.records for part in parts]),
         {number: header for part in parts for number, header in part.features.items()},
         joined([part.areas for part in parts], partial(_area_path, entries)),
-        Folios(*tables),
+        [table for part in parts for table in part.tables],
         np.append(0, np.cumsum(np.concatenate([part.counts for part in parts]))),
     )
-    pfn, index = found.table.pfn, found.table.index
-    pages = np.int64(1) << np.maximum(found.table.order, 0)
-    counts = np.diff(found.bounds)
-    if not pfn.all():
-        held = pfn > 0
-        before = np.append(0, np.cumsum(held))
-        counts = np.diff(before[found.bounds])
-        pfn, index, pages = pfn[held], index[held], pages[held]
-    context.claims.add_columns(owners, CODES[ClaimKind.FOLIO], counts, pfn, pages, index)
+    for files, table, bounds in found.parts():
+        pfn, index = table.pfn, table.index
+        size = np.uint8 if table.order.max(initial=0) < 8 else np.int64
+        pages = np.left_shift(1, np.maximum(table.order, 0), dtype=size, casting="unsafe")
+        counts = np.diff(bounds)
+        if not pfn.all():
+            held = pfn > 0
+            before = np.append(0, np.cumsum(held))
+            counts = np.diff(before[bounds - bounds[0]])
+            pfn, index, pages = pfn[held], index[held], pages[held]
+        of = context.preserved if (table.order >= 0).all() else None
+        owners, kind = entries.owners[files], CODES[ClaimKind.FOLIO]
+        context.claims.add_columns(owners, kind, counts, pfn, pages, index, of)
     return found
 
 
@@ -260,24 +265,19 @@ class _Part(NamedTuple):
     records: NDArray[Any]
     features: dict[int, Features]
     areas: VmallocAreas
+    tables: list[tuple[int, Folios]]
     counts: I64
     """Folios of each."""
 
 
-def _area_path(entries: Sequence[FileEntry], number: int) -> Path:
+def _area_path(entries: FileEntries, number: int) -> Path:
     return (*entries[number].path, Step(StepKind.FOLIOS))
 
 
-def _read(
-    compatible: str, context: Context, entries: Sequence[FileEntry], owners: I64, first: int
-) -> tuple[_Part, tuple[NDArray[Any], ...]]:
-    """Some files, ``first`` and those behind it, and their folios: the columns of a table.
-
-    ``owners``: the number of each file's owner.
-    """
-    logs, geometry = FaultLogs(), context.geometry
-    data = np.array([entry.data for entry in entries], dtype=np.uint64)
-    read, records = _descriptors(context, LAYOUTS[compatible], entries, data, logs)
+def _read(compatible: str, context: Context, entries: FileEntries, first: int) -> _Part:
+    """Some files, ``first`` and those behind it, and their folios."""
+    logs = FaultLogs()
+    read, records = _descriptors(context, LAYOUTS[compatible], entries, logs)
     features: dict[int, Features] = {}
     if "features" in _names(records):
         features = {
@@ -286,42 +286,42 @@ def _read(
         }
     areas = walk_areas(
         context.memory,
-        geometry,
+        context.geometry,
         records["folios"],
         partial(_area_path, entries),
         logs,
         context.pages_left,
     )
     context.pages_left -= len(areas.chunks) + len(areas.phys)
-    _claim(context, data, owners, read, areas)
-    wanted = np.minimum(records["nr_folios"], np.uint64(1 << 62)).astype(np.int64)
+    _claim(context, entries, read, areas)
+    counted = records["nr_folios"]
+    wanted = np.minimum(counted, np.uint64(1 << 62)).astype(np.int64)
+    tables: list[tuple[int, Folios]] = []
+    counts: list[I64] = []
+    low = 0
     # One more than are counted, where the table has room for it.
-    pieces = np.diff(areas.bounds)
-    order = np.minimum(areas.descriptors["order"], 63).astype(np.int64)
-    room = np.minimum(pieces * 2.0 ** (order + geometry.shift) / _FOLIO.itemsize, 2.0**62)
-    most = np.minimum(wanted + 1, room.astype(np.int64))
-    folios, held = context.read_tables(areas, _FOLIO, most.tolist())
-    ends, word, counted = np.cumsum(held), folios["pfn_flags"], records["nr_folios"]
-    _check_counts(counted, held.astype(np.uint64), word, ends, entries, areas, logs)
+    for folios, held in context.read_tables(areas, _FOLIO, wanted + 1):
+        ends, high = np.cumsum(held), low + len(held)
+        _check_counts(counted, low, held, folios["pfn_flags"], ends, entries, areas, logs)
+        more = held > wanted[low:high]
+        kept = np.ones(len(folios), dtype=bool)
+        kept[ends[more] - 1] = False
+        word, index = folios["pfn_flags"][kept], folios["index"][kept]
+        flags = (word >> _FLAGS).astype(np.int16)
+        pfn = np.bitwise_and(word, _PFN, out=word).view(np.int64)
+        order = context.preserved.orders_at(pfn)
+        tables.append((first + low, Folios(pfn, flags, index, order)))
+        counts.append(held - more)
+        low = high
     logs.pass_on(context.faults)
-    more = held > wanted
-    if more.any():
-        folios = np.delete(folios, ends[more] - 1)
-        word = folios["pfn_flags"]
-    pfn = (word & _PFN).view(np.int64)
-    flags, index = (word >> _FLAGS).astype(np.int16), folios["index"].copy()
-    part = _Part(read, records, features, areas, held - more)
-    return part, (pfn, flags, index, context.preserved.orders_at(pfn))
+    return _Part(read, records, features, areas, tables, np.concatenate([_NONE, *counts]))
 
 
 def _descriptors(
-    context: Context,
-    layout: Layout,
-    entries: Sequence[FileEntry],
-    data: NDArray[np.uint64],
-    logs: FaultLogs,
+    context: Context, layout: Layout, entries: FileEntries, logs: FaultLogs
 ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    """Which descriptors can be read, and all of them: zeros for the others. ``data``: where."""
+    """Which descriptors can be read, and all of them: zeros for the others."""
+    data = entries.data
     read = data % np.uint64(context.geometry.page_size) == 0
     read[read] = context.memory.stored_mask(data[read], layout.sizeof())
     for number in np.flatnonzero(~read).tolist():
@@ -353,14 +353,10 @@ def _header(
 
 
 def _claim(
-    context: Context,
-    data: NDArray[np.uint64],
-    owners: I64,
-    read: NDArray[np.bool_],
-    areas: VmallocAreas,
+    context: Context, entries: FileEntries, read: NDArray[np.bool_], areas: VmallocAreas
 ) -> None:
-    """The descriptors, at ``data``, and their areas, file by file."""
-    shift = np.uint64(context.geometry.shift)
+    """The descriptors and their areas, file by file."""
+    data, shift = entries.data, np.uint64(context.geometry.shift)
     files = np.arange(len(data))
     pieces, chunks = np.diff(areas.bounds), np.diff(areas.chunk_bounds)
     pages = np.int64(1) << np.minimum(areas.descriptors["order"], 52).astype(np.int64)
@@ -381,7 +377,7 @@ def _claim(
     )
     by_file, by_claim = np.argsort(whose, kind="stable"), np.argsort(claimer, kind="stable")
     context.claims.add_columns(
-        owners[claimer[by_claim]],
+        entries.owners[claimer[by_claim]],
         codes[by_claim].astype(np.int8),
         many[by_claim],
         starts.astype(np.int64)[by_file],
@@ -391,29 +387,31 @@ def _claim(
 
 def _check_counts(
     counted: NDArray[np.uint64],
-    held: NDArray[np.uint64],
+    low: int,
+    held: I64,
     words: NDArray[np.uint64],
     ends: I64,
-    entries: Sequence[FileEntry],
+    entries: FileEntries,
     areas: VmallocAreas,
     logs: FaultLogs,
 ) -> None:
-    """Faults of the files whose table is shorter than its count, or goes on behind it."""
-    more = np.flatnonzero(held > counted)
+    """Faults of files, from ``low`` on, whose table is shorter than its count, or goes on."""
+    counted, given = counted[low : low + len(held)], held.astype(np.uint64)
+    more = np.flatnonzero(given > counted)
     last = words[ends[more] - 1]
     flags = last >> _FLAGS
     # What writers make, not what recycled memory holds.
     more = more[(flags > 0) & (flags <= sum(FOLIO_FLAGS)) & (last & _PFN != 0)]
-    for number in sorted([*more.tolist(), *np.flatnonzero(held < counted).tolist()]):
-        goes_on, area = held[number] > counted[number], areas[number]
+    for number in sorted([*more.tolist(), *np.flatnonzero(given < counted).tolist()]):
+        goes_on, area = given[number] > counted[number], areas[low + number]
         what = "goes on behind them"
         if not goes_on:
             what = f"gives {plural(int(held[number]), 'entry', 'entries')}"
-        logs.of(number).add(
+        logs.of(low + number).add(
             FaultKind.RECORD_UNCOUNTED if goes_on else FaultKind.MEMFD_FOLIOS,
             f"memfd has nr_folios {int(counted[number]):,}, its table {what}",
             paddr=area.first or None,
-            path=entries[number].path,
+            path=entries[low + number].path,
         )
 
 

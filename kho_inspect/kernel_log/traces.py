@@ -21,6 +21,7 @@ MAX_SIGHTINGS = 256
 _NEEDLES = tuple(int.from_bytes(text, "little") for text in (b"OSRELEAS", b"Linux ve"))
 """How VMCOREINFO and banners begin."""
 _KERNEL = np.uint64(0xFF << 56)
+_NONE = np.empty(0, dtype=np.intp)
 _ONE, _BITS = np.uint64(1), np.uint64(31)
 """The bits of any count of a ring: from, and to."""
 
@@ -51,17 +52,18 @@ class Traces:
 
     def _look_for_rings(self, start: PhysAddr, words: NDArray[np.uint64]) -> None:
         before, self._last = self._last, None
-        small = words - _ONE < _BITS  # 0 wraps around
-        if before is None and not small.any():
+        heads, small = _heads(words), (words[-1:] - _ONE < _BITS).any()
+        if before is None and not len(heads) and not small:
             return
         from kho_inspect.layouts.printk import RING_WORDS, may_be_rings
 
         if before is not None and before[0] == start:
             joined = np.concatenate([before[1], words[: RING_WORDS - 1]])
-            self._keep(start - 8 * len(before[1]), may_be_rings(joined, np.arange(len(before[1]))))
-        # count_bits, then a pointer.
-        heads = np.flatnonzero(small[:-1] & (words[1:] >= _KERNEL))
-        if small[-1:].any() or (len(heads) and heads[-1] > len(words) - RING_WORDS):
+            first = _heads(joined)
+            first = first[first < len(before[1])]
+            if len(first):
+                self._keep(start - 8 * len(before[1]), may_be_rings(joined, first))
+        if small or (len(heads) and heads[-1] > len(words) - RING_WORDS):
             self._last = start + 8 * len(words), words[1 - RING_WORDS :].copy()
         if len(heads):
             self._keep(start, may_be_rings(words, heads))
@@ -79,3 +81,9 @@ def vmcoreinfo_notes(memory: PhysicalMemory) -> Iterator[bytes]:
     elif isinstance(memory, MappedMemory) and memory.format.startswith("elf"):
         notes = notes_of(memory.file)
         yield from (text for name, text in notes if name.rstrip(b"\0") == b"VMCOREINFO")
+
+
+def _heads(words: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Where a ring may begin: with count_bits, then a pointer, which most memory has none of."""
+    pointer = words[1:] >= _KERNEL
+    return np.flatnonzero(pointer & (words[:-1] - _ONE < _BITS)) if pointer.any() else _NONE

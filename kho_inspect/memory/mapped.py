@@ -18,7 +18,7 @@ MAX_COMPARED = 16 << 20
 MAPPED = 64 << 10
 """Bytes that a read maps at the least, around what it asks for."""
 MAX_MAPPED = 64 << 20
-"""Bytes that reads have mapped when all of them are given back."""
+"""Bytes that reads have mapped when all of them are given back: they need not stay resident."""
 
 
 class RamBlock(NamedTuple):
@@ -88,6 +88,8 @@ class MappedMemory:
         blocks = list(blocks)
         self._blocks, hidden = _without_overlaps(in_file(file, block) for block in blocks)
         self._mapped = 0
+        self._whole = 0, 0
+        """The part of the file that was taken for mapped as a whole at last."""
         self._starts = [block.paddr for block in self._blocks]
         # The same for numpy: first and last address, and file offset.
         self._arrays = (
@@ -146,7 +148,7 @@ class MappedMemory:
         """What is being read becomes resident; give back all that was, where it is too much."""
         self._mapped += size
         if self._mapped > MAX_MAPPED:
-            self._mapped = size
+            self._mapped, self._whole = size, (0, 0)
             self.file.forget(0, self.file.size)
 
     def stored_mask(self, paddrs: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
@@ -159,16 +161,16 @@ class MappedMemory:
     def gather(self, paddrs: NDArray[np.uint64], dtype: np.dtype[Any]) -> NDArray[Any]:
         size, view = dtype.itemsize, self.file.view
         _, whole, offsets = self._locate(paddrs, size)
-        skew = int(offsets[0]) % size if len(offsets) else 0
-        if isinstance(view, memoryview) and whole.all() and not ((offsets - skew) % size).any():
-            # Nodes of a tree stand on pages: numpy takes them out of the file by itself.
-            rows = np.frombuffer(
-                view, dtype=f"V{size}", offset=skew, count=(len(view) - skew) // size
-            )
-            if len(offsets):
-                span = int(offsets.max() - offsets.min())
-                self._maps(min(span, (len(offsets) - 1) * MAPPED) + max(size, MAPPED))
-            items: NDArray[Any] = rows[(offsets - skew) // size].view(dtype)
+        if isinstance(view, memoryview) and len(paddrs) and whole.all():
+            low, high = int(offsets.min()), int(offsets.max()) + size
+            most = len(paddrs) * max(size, MAPPED)
+            if not self._whole[0] - MAPPED <= low < high <= self._whole[1] + MAPPED:
+                self._maps(min(high - low, most))
+                if high - low <= most:
+                    self._whole = low, high
+            # An item at every byte of the file: numpy takes out those that are wanted by itself.
+            every = np.ndarray((len(view) - size + 1,), f"V{size}", view, 0, (1,))
+            items: NDArray[Any] = every[offsets].view(dtype)
             return items
         one_by_one = (self.read(paddr, size) for paddr in paddrs.tolist())
         return np.frombuffer(bytearray().join(one_by_one), dtype=dtype)

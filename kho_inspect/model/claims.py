@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,6 @@ from kho_inspect.units import Extent, PhysAddr
 KINDS = tuple(ClaimKind)
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 """How the columns of claims spell their kinds."""
-_NO_INDEX = np.empty(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,31 @@ class Claim:
         return Place(self.owner, self.kind, piece, offset)
 
 
+class Part(NamedTuple):
+    """The pieces of some claims, which stand behind each other, claim by claim."""
+
+    first: int
+    """Number of the first of these claims."""
+    bounds: I64
+    """First piece of each of them, in this part, and behind the last one."""
+    starts: I64
+    """First page frame of each piece, shape ``(pieces,)``."""
+    pages: NDArray[Any]
+    """Of each piece, in integers of any size: page frames + pages are int64."""
+    file_index: NDArray[np.uint64] | None
+    """Page offset in the file of each piece, where all of them hold file content."""
+    blocks_of: Preserved | None = None
+    """Each piece is known to be a block of this."""
+
+    @property
+    def claim(self) -> I64:
+        """The claim of each piece."""
+        return np.repeat(np.arange(len(self.bounds) - 1) + self.first, np.diff(self.bounds))
+
+
 @dataclass(frozen=True)
 class Claims:
-    """All claims of a handover in columns: there may be millions of pieces.
-
-    The pieces of a claim stand behind each other, claim by claim.
-    """
+    """All claims of a handover in columns: there may be millions of pieces."""
 
     page_shift: int
     owners: tuple[Owner, ...]
@@ -59,60 +78,55 @@ class Claims:
     """Of each claim, as an index of ``KINDS``."""
     owner: I64
     """Of each claim, as an index of ``owners``."""
-    bounds: I64
-    """First piece of each claim, and behind the last one; shape ``(claims + 1,)``."""
-    starts: I64
-    """First page frame of each piece, shape ``(pieces,)``."""
-    ends: I64
-    file_index: dict[int, NDArray[np.uint64]]
-    """First claim of some that hold file content → page offset in the file of their pieces."""
+    parts: tuple[Part, ...]
+    """Their pieces; at least one part, which may be empty."""
 
     def __len__(self) -> int:
         return len(self.kinds)
 
     def __getitem__(self, number: int) -> Claim:
-        low, high = int(self.bounds[number]), int(self.bounds[number + 1])
+        at = bisect_right(self.parts, number, key=lambda part: part.first) - 1
+        first, bounds, starts, pages, file_index, _ = self.parts[at]
+        held = slice(*bounds[number - first : number - first + 2].tolist())
         return Claim(
             self.owners[self.owner[number]],
             KINDS[self.kinds[number]],
-            self.starts[low:high],
-            self.ends[low:high],
-            self._file_index(number, low, high),
+            starts[held],
+            starts[held] + pages[held],
+            None if file_index is None else file_index[held],
         )
-
-    def _file_index(self, number: int, low: int, high: int) -> NDArray[np.uint64] | None:
-        first = max((one for one in self.file_index if one <= number), default=0)
-        before = int(self.bounds[first])
-        held = self.file_index.get(first, _NO_INDEX)[low - before : high - before]
-        return held if len(held) else None
 
     def __iter__(self) -> Iterator[Claim]:
         return map(self.__getitem__, range(len(self)))
 
+    @cached_property
+    def bounds(self) -> I64:
+        """First piece of each claim, and behind the last one; shape ``(claims + 1,)``."""
+        return np.append(0, np.cumsum(np.concatenate([np.diff(one.bounds) for one in self.parts])))
+
+    @cached_property
+    def starts(self) -> I64:
+        """First page frame of each piece of all claims."""
+        return np.concatenate([part.starts for part in self.parts])
+
+    @cached_property
+    def ends(self) -> I64:
+        """The page frame after each piece."""
+        return np.concatenate([part.starts + part.pages for part in self.parts])
+
     @property
     def claim(self) -> I64:
         """The claim of each piece."""
-        return self.claim_of(0, len(self.starts))
+        return np.concatenate([part.claim for part in self.parts])
 
-    def claim_of(self, low: int, high: int) -> I64:
-        """The same of the pieces ``low..high``."""
-        first = int(np.searchsorted(self.bounds, low, side="right")) - 1
-        bounds = self.bounds[first : int(np.searchsorted(self.bounds, high)) + 1].clip(low, high)
-        return np.repeat(np.arange(first, first + len(bounds) - 1), np.diff(bounds))
-
-    def joined(self) -> tuple[I64, I64, I64]:
-        """Starts, ends and owner of the pieces, those next to each other in a claim as one."""
-        first = np.ones(len(self.starts), dtype=bool)
-        np.not_equal(self.starts[1:], self.ends[:-1], out=first[1:])
-        first[self.bounds[:-1]] = True
-        counts = (
-            np.add.reduceat(first, self.bounds[:-1], dtype=np.int64) if len(self) else self.owner
-        )
-        return (
-            self.starts[first],
-            self.ends[np.append(first[1:], True)[: len(first)]],
-            np.repeat(self.owner, counts),
-        )
+    def joined(self, part: Part) -> tuple[I64, I64, I64]:
+        """Starts, ends and owner of its pieces, those next to each other in a claim as one."""
+        starts, ends = part.starts, part.starts + part.pages
+        first = np.ones(len(starts) + 1, dtype=bool)
+        np.not_equal(starts[1:], ends[:-1], out=first[1:-1])
+        first[part.bounds] = True
+        owner = self.owner[part.claim[first[:-1]]]
+        return starts[first[:-1]], ends[first[1:]], owner
 
     def of_kinds(self, kinds: Iterable[ClaimKind]) -> NDArray[np.bool_]:
         """Which claims are of any of these kinds."""

@@ -243,6 +243,30 @@ class FileEntry(NamedTuple):
     path: Path
 
 
+@dataclass(frozen=True, eq=False)
+class FileEntries(Sequence[FileEntry]):
+    """Many files of lists in columns; one of them is a view, made when it is asked for."""
+
+    data: NDArray[np.uint64]
+    owners: I64
+    """The number of each owner in the log of claims; -1 for what claims nothing."""
+    entry: Callable[[int], FileEntry]
+    numbers: I64
+    """What ``entry`` knows each of them by."""
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @overload
+    def __getitem__(self, at: int) -> FileEntry: ...
+    @overload
+    def __getitem__(self, at: slice | I64) -> FileEntries: ...
+    def __getitem__(self, at: int | slice | I64) -> FileEntry | FileEntries:
+        if isinstance(at, int):
+            return self.entry(int(self.numbers[at]))
+        return FileEntries(self.data[at], self.owners[at], self.entry, self.numbers[at])
+
+
 class FileContent(Decoded):
     """What a preserved file holds, by its handler."""
 

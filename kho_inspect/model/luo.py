@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kho_inspect.abi import LuoAbi
 from kho_inspect.geometry import PageGeometry
@@ -19,7 +20,7 @@ from kho_inspect.model.contents import (
     Document,
     FileContent,
     FileContents,
-    FileEntry,
+    FileEntries,
     Item,
     Row,
     Rows,
@@ -80,8 +81,8 @@ class Handler(NamedTuple):
 class LuoFiles(Sequence[LuoFile]):
     """Files in columns; one of them is a view, made when it is asked for."""
 
-    entries: Sequence[FileEntry]
-    tokens: Sequence[int]
+    entries: FileEntries
+    tokens: NDArray[np.uint64]
     handlers: Sequence[Handler]
     """Each handler once."""
     handler: I64
@@ -109,7 +110,7 @@ class LuoFiles(Sequence[LuoFile]):
         return LuoFile(
             compatible=handler.compatible,
             data=entry.data,
-            token=self.tokens[number],
+            token=int(self.tokens[number]),
             content=None if row < 0 else self.contents[handler.decoder or ""][row],
             known=handler.decoder is not None,
             unknown=handler.unknown,
@@ -238,7 +239,7 @@ class Luo(Content):
     def sessions_with_twins(self) -> list[LuoSession]:
         """The sessions in which several files have one token."""
         whose = np.repeat(np.arange(len(self.sessions)), [len(one.files) for one in self.sessions])
-        tokens = np.array(self.files.tokens, dtype=np.uint64)
+        tokens = self.files.tokens
         order = np.lexsort((tokens, whose))
         first, second = order[:-1], order[1:]
         twins = whose[second[(whose[first] == whose[second]) & (tokens[first] == tokens[second])]]

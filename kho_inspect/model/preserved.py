@@ -111,8 +111,7 @@ class Preserved:
             return np.full(len(pfns), -1, dtype=np.int8)
         if self._order_of_page is not None:
             # Beyond the last run there is nothing: the list's last entry is -1.
-            listed: I64 = np.minimum(pfns, len(self._order_of_page) - 1)
-            return self._order_of_page[listed]
+            return self._order_of_page.take(pfns, mode="clip")
         at = np.searchsorted(starts, pfns, side="right") - 1
         return np.where((at >= 0) & (pfns < ends[at]), orders[at], np.int8(-1))
 
@@ -123,8 +122,8 @@ class Preserved:
         """
         held = self.orders_holding(pfns)
         if held is not None:
-            head = pfns & ((np.int64(1) << np.maximum(held, 0)) - 1) == 0
-            return np.where(head, held, np.int8(-1))
+            held[pfns & _offset_bits(held) > 0] = -1
+            return held
         found = np.full(len(pfns), -1, dtype=np.int8)
         for order, (starts, ends) in sorted(self.runs.items()):
             at = np.searchsorted(starts, pfns, side="right") - 1

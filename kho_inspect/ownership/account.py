@@ -18,23 +18,41 @@ from kho_inspect.model.preserved import BATCH, Preserved
 
 def account(preserved: Preserved, claims: Claims) -> Ownership:
     """Owned, unclaimed, dangling and shared memory, and the share of each owner."""
-    starts, ends, owner = _merge_per_owner(*claims.joined())
-    claimed = intervals.merge(starts, ends)
+    bounds, count = np.empty((2, sum(len(part.starts) for part in claims.parts)), np.int64), 0
+    for part in claims.parts:
+        starts, ends, _ = claims.joined(part)
+        bounds[:, count : count + len(starts)] = starts, ends
+        count += len(starts)
+    bounds[:, :count].sort()
+    claimed = intervals.merge(*bounds[:, :count])
+    del bounds
     dangling = intervals.subtract(claimed, preserved.merged)
     # Blocks at the ends of what is claimed stick out, wherever the claims in it begin and end.
     grown = intervals.merge(*preserved.whole_blocks(*claimed))
-    low, high = preserved.whole_blocks(starts, ends)
-    if (low != starts).any() or (high != ends).any():
-        starts, ends, owner = _merge_per_owner(low, high, owner)
-    alone = int((ends - starts).sum()) == intervals.total(grown)
+    shared, shares = intervals.empty(), _Shares(preserved, dangling, len(claims.owners))
+    for part in claims.parts:
+        if part.blocks_of is preserved and not preserved.overlapping:
+            pages = np.add.reduceat(part.pages, part.bounds[:-1], dtype=np.int64)
+            blocks = np.diff(part.bounds)
+            shares.enter(claims.owner[part.first : part.first + len(blocks)], pages, blocks)
+        else:
+            shares.add(*claims.joined(part))
+    if shares.total > intervals.total(grown):  # something counts twice
+        every = zip(*map(claims.joined, claims.parts), strict=True)
+        starts, ends, owner = (np.concatenate(column) for column in every)
+        starts, ends, owner = _merge_per_owner(*preserved.whole_blocks(starts, ends), owner)
+        shared = intervals.overlaps(starts, ends)
+        shares = _Shares(preserved, dangling, len(claims.owners))
+        for at in range(0, len(starts), BATCH):
+            shares.add(*(column[at : at + BATCH] for column in (starts, ends, owner)))
     return Ownership(
         preserved.page_shift,
-        columns=_shares(preserved, dangling, (starts, ends, owner), len(claims.owners)),
+        columns=shares.columns(),
         owners=claims.owners,
         preserved=preserved.merged,
         claimed=grown,
         dangling=dangling,
-        shared=intervals.empty() if alone else intervals.overlaps(starts, ends),
+        shared=shared,
     )
 
 
@@ -73,29 +91,41 @@ def _merge_per_owner(starts: I64, ends: I64, owner: I64) -> tuple[I64, I64, I64]
     return starts, ends, owner
 
 
-def _shares(
-    preserved: Preserved, dangling: Intervals, pieces: tuple[I64, I64, I64], owners: int
-) -> tuple[I64, I64, I64]:
-    """Number, pages and blocks of each owner: all preserved but for ``dangling``.
+class _Shares:
+    """What each owner has of all that is preserved: of all but ``dangling``."""
 
-    ``pieces``: starts, ends and owner of each, merged, owner by owner.
-    """
-    lacking = intervals.Ruler(dangling)
-    orders = sorted(preserved.runs, key=lambda order: len(preserved.runs[order][0]))
-    # Of blocks that do not overlap, the order with the most runs has what is in no other one.
-    measured = orders if preserved.overlapping else orders[:-1]
-    rulers = [intervals.Ruler(preserved.runs[order]) for order in measured]
-    sums = np.zeros((2, owners), dtype=np.int64)
-    present = np.zeros(owners, dtype=bool)
-    for at in range(0, len(pieces[0]), BATCH):
-        starts, ends, owner = (column[at : at + BATCH] for column in pieces)
-        pages = ends - starts - lacking.within(starts, ends)
-        blocks, rest = np.zeros(len(starts), dtype=np.int64), pages.copy()
-        for order, ruler in zip_longest(orders, rulers):
+    def __init__(self, preserved: Preserved, dangling: Intervals, owners: int) -> None:
+        self.preserved = preserved
+        self.lacking = intervals.Ruler(dangling) if len(dangling[0]) else None
+        orders = sorted(preserved.runs, key=lambda order: len(preserved.runs[order][0]))
+        # Of blocks that do not overlap, the order with the most runs has what is in no other one.
+        measured = orders if preserved.overlapping else orders[:-1]
+        rulers = [intervals.Ruler(preserved.runs[order]) for order in measured]
+        self.rulers = list(zip_longest(orders, rulers))
+        self.sums = np.zeros((2, owners), dtype=np.int64)
+        self.present = np.zeros(owners, dtype=bool)
+        self.total = 0.0
+        """Pages of all pieces: more than an int64 holds, where many name all memory."""
+
+    def add(self, starts: I64, ends: I64, owner: I64) -> None:
+        """Pieces, which are grown to whole blocks."""
+        starts, ends = self.preserved.whole_blocks(starts, ends)
+        pages = ends - starts
+        lacking = self.lacking.within(starts, ends) if self.lacking else np.zeros_like(pages)
+        blocks, rest = np.zeros_like(pages), pages - lacking
+        for order, ruler in self.rulers:
             held = rest if ruler is None else ruler.within(starts, ends)
             blocks += held >> order
-            rest -= held
-        first = np.flatnonzero(np.diff(owner, prepend=-1))
-        present[owner[first]] = True
-        sums[:, owner[first]] += np.add.reduceat([pages, blocks], first, axis=1)
-    return np.flatnonzero(present), *sums[:, present]
+            rest = rest - held
+        self.enter(owner, pages, blocks, lacking)
+
+    def enter(self, owner: I64, pages: I64, blocks: I64, lacking: I64 | int = 0) -> None:
+        """Pages and blocks of some owners, and how many of the pages are not preserved."""
+        self.total += float(pages.sum(dtype=float))
+        self.present[owner] = True
+        for column, values in zip(self.sums, (pages - lacking, blocks), strict=True):
+            np.add.at(column, owner, values)
+
+    def columns(self) -> tuple[I64, I64, I64]:
+        """Number, pages and blocks of each owner that something was added of."""
+        return np.flatnonzero(self.present), *self.sums[:, self.present]

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kho_inspect.intervals import I64
-from kho_inspect.model.claims import CODES, Claims
+from kho_inspect.model.claims import CODES, Claims, Part
 from kho_inspect.model.identity import ClaimKind, Owner
+from kho_inspect.model.preserved import Preserved
 from kho_inspect.units import PhysAddr
 
 
@@ -24,12 +25,10 @@ class ClaimLog:
         # Claims that come one at a time are kept as numbers, and made arrays together.
         self._single: list[tuple[int, int, int, int]] = []
         none = np.empty(0, dtype=np.int64)
-        self._columns: list[tuple[I64, NDArray[np.int8], I64, I64, I64]] = [
-            (none, none.astype(np.int8), none, none, none)
-        ]
-        """Owner, kind and number of pieces of claims, and starts and ends of the pieces."""
+        self._columns: list[tuple[I64, NDArray[np.int8]]] = [(none, none.astype(np.int8))]
+        """Owner and kind of claims."""
+        self._parts = [Part(0, np.zeros(1, dtype=np.int64), none, none, None)]
         self._claims = 0
-        self._file_index: dict[int, NDArray[np.uint64]] = {}
 
     def add_owners(self, owners: Iterable[Owner]) -> I64:
         """Their numbers; each has its place in the order of owners from the first time on."""
@@ -67,45 +66,45 @@ class ClaimLog:
         pfns: I64,
         pages: I64 | int,
         file_index: NDArray[np.uint64] | None = None,
+        blocks_of: Preserved | None = None,
     ) -> None:
         """Many claims: the number of each owner, each kind as in ``CODES``, and its pieces.
 
         ``counts``: pieces of each claim, which stand behind each other; none is no claim.
+        ``blocks_of``: what each piece is a block of, where that is known of all of them.
         """
-        starts, ends = pfns, pfns + pages
-        if len(pfns) and ends.max() > self.end:
-            starts = np.minimum(pfns, self.end - 1)
-            ends = np.minimum(starts + pages, self.end)
+        if len(pfns) and pfns.max() + np.max(pages) > self.end:
+            pfns = np.minimum(pfns, self.end - 1)
+            pages = np.minimum(pages, self.end - pfns)
         self._flush()
         real = counts > 0
-        if file_index is not None:
-            self._file_index[self._claims] = file_index
         codes = np.broadcast_to(np.asarray(kinds, dtype=np.int8), counts.shape)
-        self._columns.append((owners[real], codes[real], counts[real], starts, ends))
-        self._claims += int(real.sum())
+        pages = np.broadcast_to(pages, pfns.shape)
+        self._enter(owners[real], codes[real], counts[real], pfns, pages, file_index, blocks_of)
+
+    def _enter(
+        self,
+        owners: I64,
+        kinds: NDArray[np.int8],
+        counts: I64,
+        pfns: I64,
+        pages: I64,
+        file_index: NDArray[np.uint64] | None = None,
+        blocks_of: Preserved | None = None,
+    ) -> None:
+        bounds = np.append(0, np.cumsum(counts))
+        self._columns.append((owners, kinds))
+        self._parts.append(Part(self._claims, bounds, pfns, pages, file_index, blocks_of))
+        self._claims += len(owners)
 
     def _flush(self) -> None:
         if self._single:
             owners, kinds, starts, ends = np.array(self._single, dtype=np.int64).T.copy()
-            ones = np.ones(len(owners), dtype=np.int64)
-            self._columns.append((owners, kinds.astype(np.int8), ones, starts, ends))
-            self._claims += len(owners)
             self._single = []
+            self._enter(owners, kinds.astype(np.int8), np.ones_like(owners), starts, ends - starts)
 
     def result(self) -> Claims:
         """All claims so far."""
         self._flush()
-        columns = list(zip(*self._columns, strict=True))
-        self._columns.clear()
-        owner, kinds, counts, starts, ends = (np.concatenate(columns.pop(0)) for _ in range(5))
-        self._columns.append((owner, kinds, counts, starts, ends))
-        return Claims(
-            page_shift=self.page_shift,
-            owners=tuple(self._owners),
-            kinds=kinds,
-            owner=owner,
-            bounds=np.append(0, np.cumsum(counts)),
-            starts=starts,
-            ends=ends,
-            file_index=dict(self._file_index),
-        )
+        owner, kinds = (np.concatenate(column) for column in zip(*self._columns, strict=True))
+        return Claims(self.page_shift, tuple(self._owners), kinds, owner, tuple(self._parts))

@@ -15,9 +15,6 @@ from kho_inspect.rules.base import Observation
 from kho_inspect.rules.map_view import MapView
 from kho_inspect.units import Extent
 
-BATCH = 1 << 20
-"""Pieces of claims that are looked at together."""
-
 
 class ClaimsView:
     """The claims of one handover against what its map preserves."""
@@ -61,9 +58,11 @@ class ClaimsView:
         if not len(self.dangling[0]):
             return ()
         claims = self.handover.claims
-        missing = self._ruler.within(claims.starts, claims.ends) > 0
-        found = np.searchsorted(claims.bounds, np.flatnonzero(missing), side="right") - 1
-        return tuple(claims[number] for number in np.unique(found).tolist())
+        found = (
+            part.claim[self._ruler.within(part.starts, part.starts + part.pages) > 0]
+            for part in claims.parts
+        )
+        return tuple(claims[number] for some in found for number in np.unique(some).tolist())
 
     def unpreserved_owners(self, *kinds: ClaimKind) -> frozenset[Owner]:
         """Whose claims of these kinds are on such memory."""
@@ -88,12 +87,12 @@ class ClaimsView:
         claims, preserved = self.handover.claims, self.map.preserved
         wanted = claims.of_kinds(kinds)
         headless: set[int] = set()
-        for at in range(0, len(claims.starts) if wanted.any() else 0, BATCH):
-            starts = claims.starts[at : at + BATCH]
-            whose = claims.claim_of(at, at + len(starts))
-            hit = wanted[whose]
-            hit[hit] = preserved.orders_at(starts[hit]) < 0
-            headless.update(whose[hit].tolist())
+        for part in claims.parts:
+            held = wanted[part.first : part.first + len(part.bounds) - 1]
+            if part.blocks_of is not preserved and held.any():
+                bad = np.flatnonzero(preserved.orders_at(part.starts) < 0)
+                whose = part.claim[bad] if len(bad) else bad
+                headless.update(whose[wanted[whose]].tolist())
         for claim in (claims[number] for number in sorted(headless)):
             covered = intervals.contains(preserved.merged, claim.starts)
             bad = (covered & (preserved.orders_at(claim.starts) < 0)).nonzero()[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kho_inspect.decoders.memfd import Memfd, Memfds
+from kho_inspect.decoders.memfd import Folios, Memfd, Memfds
 from kho_inspect.layouts.memfd import FOLIO_DIRTY, FOLIO_UPTODATE
 from kho_inspect.model.identity import ClaimKind, Owner, Path, above
 from kho_inspect.model.luo import LuoFile, LuoFiles
@@ -17,10 +17,10 @@ from kho_inspect.rules.claims_view import ClaimsView
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from kho_inspect.intervals import I64
+
 MAX_PAGES = 1 << 52
 """Pages that a file of 2^64 bytes has at the most."""
-BATCH = 4096
-"""Files that are looked at together."""
 
 
 class MemfdsView:
@@ -83,33 +83,36 @@ class MemfdsView:
         return tuple(self._select(self._are_odd))
 
     def _are_odd(self, memfds: Memfds) -> NDArray[np.bool_]:
-        starts = range(0, len(memfds), BATCH)
-        plain = [self._are_plain(memfds, at, min(at + BATCH, len(memfds))) for at in starts]
-        return ~np.concatenate(plain)
+        plain = [
+            self._are_plain(table, bounds, memfds.records[these])
+            for these, table, bounds in memfds.parts()
+        ]
+        return ~np.concatenate([np.empty(0, dtype=bool), *plain])
 
-    def _are_plain(self, memfds: Memfds, low: int, high: int) -> NDArray[np.bool_]:
+    def _are_plain(self, table: Folios, bounds: I64, records: NDArray[Any]) -> NDArray[np.bool_]:
         """Which memfds of some are as writers make them: one look at all entries clears most.
 
         Folios behind each other from the start of the file to its end, all of them preserved
         heads, DIRTY and UPTODATE.
         """
-        bounds, records = memfds.bounds[low : high + 1], memfds.records[low:high]
         counts = np.diff(bounds)
-        part = slice(*bounds[[0, -1]].tolist())
         sound: NDArray[np.bool_] = (counts > 0) & (counts.astype(np.uint64) == records["nr_folios"])
-        pfn, order = memfds.table.pfn[part], memfds.table.order[part]
+        pfn, order, index = table.pfn, table.order, table.index
         if not len(order):
             return sound
-        good = memfds.table.flags[part] == (FOLIO_DIRTY | FOLIO_UPTODATE)
+        good = table.flags == (FOLIO_DIRTY | FOLIO_UPTODATE)
         good &= (order >= 0) & (pfn > 0) & (pfn < self._ram_end)
-        by_pfn = np.argsort(pfn, kind="stable")
-        good[by_pfn[1:][pfn[by_pfn[1:]] == pfn[by_pfn[:-1]]]] = False
-        index = memfds.table.index[part]
-        pages = np.uint64(1) << np.maximum(order, 0).astype(np.uint64)
-        good &= index % pages == 0
+        # Unlike those of uint64, shifts of int64 are quick.
+        pages = (np.int64(1) << np.maximum(order, 0)).view(np.uint64)
+        good &= index & (pages - np.uint64(1)) == 0
         ends = index + pages
         real = counts > 0
         first, last = (bounds[:-1] - bounds[0])[real], (bounds[1:] - bounds[0] - 1)[real]
+        rising = pfn[1:] > pfn[:-1]
+        rising[last[:-1]] = True
+        if not rising.all() and (np.diff(np.sort(pfn)) == 0).any():
+            by_pfn = np.argsort(pfn, kind="stable")
+            good[by_pfn[1:][pfn[by_pfn[1:]] == pfn[by_pfn[:-1]]]] = False
         before = np.append(np.uint64(0), ends[:-1])
         before[first] = 0
         good &= index == before

@@ -140,8 +140,8 @@ class PageLists:
 
     def read(
         self, too_long: Callable[[int], Trouble | None], long: NDArray[np.bool_]
-    ) -> tuple[I64, NDArray[np.uint8]]:
-        """The numbers of the lists that go on, and a page of each, shape ``(n, page size)``.
+    ) -> tuple[I64, NDArray[np.uint64]]:
+        """The numbers of the lists that go on, and the address of a page of each.
 
         ``long``: which lists are ``too_long``.
         """
@@ -157,16 +157,14 @@ class PageLists:
             self._list(number).read(at, self._path(number, self.depth), too_long(number))
         self.at[numbers[stop]], self.broken[numbers[stop]] = 0, True
         numbers, here = numbers[~stop], here[~stop]
-        pages = memory.gather(here, np.dtype((np.void, geometry.page_size)))
-        data = pages.view(np.uint8).reshape(len(here), geometry.page_size)
-        following = data[:, :8].copy().view("<u8")[:, 0]
+        following = memory.gather(here, np.dtype("<u8"))
         self.at[numbers] = following
         self._read.append((numbers, here))
         on = following > 0
         for number, at in zip(numbers[on].tolist(), here[on].tolist(), strict=True):
             self._list(number).addresses[at] = None
         self.depth += 1
-        return numbers, data
+        return numbers, here
 
     def _list(self, number: int) -> PageList:
         if number not in self._lists:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from kho_inspect.memory import PhysicalMemory
 from kho_inspect.model.contents import VmallocArea, VmallocAreas
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.identity import Path, Step, StepKind
-from kho_inspect.units import PhysAddr, plural
+from kho_inspect.units import plural
 from kho_inspect.walk.faults import FaultLog, FaultLogs
 from kho_inspect.walk.pages import ListPage, PageLists, Trouble, by_number, joined_bounds
 
@@ -34,6 +34,8 @@ _CHUNKS = ListPage(
 )
 _DESCRIPTOR = dtype_of(kho_vmalloc)
 _NONE = np.empty(0, dtype=np.uint64)
+TOGETHER = 1 << 17
+"""Entries of areas that are read together, where no single area has more."""
 
 
 def parse_vmalloc(data: bytes | memoryview) -> SimpleNamespace:
@@ -138,8 +140,8 @@ class _Walker:
         used = 0
         while lists.at.any():
             long = (lists.depth >= self.most) | (self.entries + lists.depth >= self.limit)
-            numbers, pages = lists.read(self.too_long, long)
-            phys, counts = _used(pages[:, 8:].copy().view("<u8"))
+            numbers, chunks = lists.read(self.too_long, long)
+            phys, counts = _used(self.memory, chunks, slots)
             owners.append(np.repeat(numbers, counts))
             pieces.append(phys)
             self.check_alignment(phys, owners[-1])
@@ -246,11 +248,19 @@ class _Walker:
         return phys[kept], np.append(0, np.cumsum(counts))
 
 
-def _used(phys: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], I64]:
+def _used(
+    memory: PhysicalMemory, chunks: NDArray[np.uint64], slots: int
+) -> tuple[NDArray[np.uint64], I64]:
     """The entries of each chunk before its terminating zero, chunk by chunk, and their number."""
-    zero = phys == 0
-    counts: I64 = np.where(zero.any(axis=1), zero.argmax(axis=1), phys.shape[1])
-    return phys[np.arange(phys.shape[1]) < counts[:, None]], counts
+    counts: I64 = np.zeros(len(chunks), dtype=np.int64)
+    for some in (7, slots):  # most have few
+        phys = memory.gather(chunks + np.uint64(8), np.dtype((np.void, 8 * some))).view("<u8")
+        phys = phys.reshape(len(chunks), some)
+        zero = phys == 0
+        counts = np.where(zero.any(axis=1), zero.argmax(axis=1), some)
+        if counts.max(initial=0) < some:
+            break
+    return phys[np.arange(some) < counts[:, None]], counts
 
 
 def read_areas(
@@ -258,24 +268,58 @@ def read_areas(
     geometry: PageGeometry,
     areas: VmallocAreas,
     dtype: np.dtype[Any],
-    counts: Iterable[int],
+    counts: I64,
     budget: int,
-) -> tuple[NDArray[Any], I64]:
-    """The first ``counts`` entries of each area, area by area, and how many of each could be read.
+) -> Iterator[tuple[NDArray[Any], I64]]:
+    """The first ``counts`` entries of each area, of some areas at a time, and how many each gives.
 
-    None behind a missing piece, nor once ``budget`` bytes are read.
+    None behind a missing piece, nor once ``budget`` bytes are read. A page holds whole entries.
     """
-    parts: list[memoryview] = []
-    held: list[int] = []
-    unit, phys, bounds = dtype.itemsize, areas.phys.tolist(), areas.bounds.tolist()
-    orders = areas.descriptors["order"].tolist()
-    for low, high, order, count in zip(bounds[:-1], bounds[1:], orders, counts, strict=True):
-        size, before = min(count, budget // unit) * unit, len(parts)
-        parts += _pieces(memory, phys[low:high], geometry.page_size << order, size)
-        size = sum(map(len, parts[before:]))
-        held.append(size // unit)
-        budget -= size
-    return np.frombuffer(b"".join(parts), dtype), np.array(held, dtype=np.int64)
+    unit, page = dtype.itemsize, geometry.page_size
+    order = np.minimum(areas.descriptors["order"], 63).astype(np.int64)
+    room = np.diff(areas.bounds) * 2.0 ** (order + geometry.shift) / unit
+    counts = np.minimum(counts, np.minimum(room, budget // unit).astype(np.int64))
+    reach, low = np.cumsum(counts, dtype=float), 0
+    while low < len(counts):
+        before = reach[low - 1] if low else 0
+        high = max(low + 1, int(np.searchsorted(reach, before + TOGETHER, side="right")))
+        some = counts[low:high]
+        found = None
+        if reach[high - 1] - before <= budget // unit:
+            pages = -(-some * unit // page)
+            whose = np.repeat(np.arange(low, high), pages)
+            nth = np.arange(len(whose)) - np.repeat(np.cumsum(pages) - pages, pages)
+            piece, within = nth >> order[whose], nth & (1 << order[whose]) - 1
+            starts = areas.phys[areas.bounds[whose] + piece]
+            paddrs = starts + (within * page).astype(np.uint64)
+            held = np.minimum(counts[whose] - nth * (page // unit), page // unit)
+            if (paddrs >= starts).all():
+                found = _entries(memory, paddrs, page, dtype, held)
+        if found is None:
+            parts, left = [], budget // unit
+            for number in range(low, high):
+                size = min(int(counts[number]), left) * unit
+                parts.append(read_area(memory, geometry, areas[number], size))
+                left -= len(parts[-1]) // unit
+            found = np.frombuffer(b"".join(parts), dtype)
+            some = np.array([len(part) // unit for part in parts])
+        budget -= found.nbytes
+        yield found, some
+        low = high
+
+
+def _entries(
+    memory: PhysicalMemory, paddrs: NDArray[np.uint64], page: int, dtype: np.dtype[Any], held: I64
+) -> NDArray[Any] | None:
+    """The first ``held`` entries of each page; None where any page is not stored whole."""
+    if not memory.stored_mask(paddrs, page).all():
+        return None
+    width = int(held.max(initial=1))
+    rows = memory.gather(paddrs, np.dtype((np.void, width * dtype.itemsize)))
+    found = rows.view(f"V{dtype.itemsize}").reshape(len(rows), width)
+    if len(held) and held.min() < width:
+        found = found[np.arange(width) < held[:, None]]
+    return found.ravel().view(dtype)
 
 
 def read_area(
@@ -285,18 +329,11 @@ def read_area(
 
     Never more than the pages that the chunks name hold, however large ``size`` is.
     """
-    piece = geometry.page_size << area.order
-    return b"".join(_pieces(memory, area.phys.tolist(), piece, size))
-
-
-def _pieces(
-    memory: PhysicalMemory, paddrs: list[PhysAddr], piece: int, size: int
-) -> Iterator[memoryview]:
-    """``size`` bytes out of pieces of memory, up to the first that is missing."""
-    for paddr in paddrs[: -(-size // piece)]:
+    piece, parts = geometry.page_size << area.order, []
+    for paddr in area.phys[: -(-size // piece)].tolist():
         try:
-            part = memory.read(paddr, min(piece, size))
+            parts.append(memory.read(paddr, min(piece, size)))
         except MissingMemoryError:
-            return
-        yield part
-        size -= len(part)
+            break
+        size -= len(parts[-1])
+    return b"".join(parts)

@@ -49,7 +49,7 @@ from kho_inspect.inspection import case_of
 case = case_of(inspect(*sys.argv[1:]))
 blob = next(blob for blob in case.handover.blobs if blob.name == "LUO")
 luo = blob.content
-tables = [one.table for one in luo.files.contents.values()]
+tables = [table for one in luo.files.contents.values() for _, table in one.tables]
 folios = sum(map(len, tables))
 size = sum(4096 * int((1 << one.order.astype(int)).sum()) for one in tables)
 odd = len(list(case.memfds.odd()))

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import pytest
 
+from kho_inspect.decoders import memfd
 from kho_inspect.decoders.kexec_metadata import KexecMetadata
 from kho_inspect.decoders.kho_test import KhoTest
 from kho_inspect.decoders.memblock import Memblock
@@ -16,10 +17,13 @@ from kho_inspect.model.handover import Blob, Handover
 from kho_inspect.model.identity import Owner, Step, StepKind, Subsystem
 from kho_inspect.model.luo import Luo, LuoFile
 from kho_inspect.render.names import message_text, path_name
+from kho_inspect.walk import vmalloc
 from tests.support import luo_builder as write
 from tests.support.builder import Image, Tree, fdt_blob
+from tests.support.cli import SAMPLES
 from tests.support.looking import look, only_fault
 from tests.support.luo_builder import File, Session, u64
+from tests.support.running import in_process
 
 T = TypeVar("T", Luo, Memblock, KexecMetadata, KhoTest)
 
@@ -479,3 +483,14 @@ def test_blobs_of_an_abi_that_is_not_known_are_read_by_the_properties_of_their_s
     image.abi = "kho-v9"
     (blob,) = look(image, image.finish()).blobs
     assert (blob.paddr, blob.size, bytes(blob.data)) == (paddr, len(data), data)
+
+
+@pytest.mark.parametrize("command", ["check", "owners", "files"])
+def test_files_that_are_read_a_few_at_a_time_are_the_same(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [command, *(str(SAMPLES / f"x86_64-kho-v2.{suffix}") for suffix in ("elf", "dtb"))]
+    together = in_process(*asked, "--json")
+    monkeypatch.setattr(memfd, "TOGETHER", 2)
+    monkeypatch.setattr(vmalloc, "TOGETHER", 1)
+    assert in_process(*asked, "--json") == together

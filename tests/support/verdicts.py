@@ -12,7 +12,7 @@ import numpy as np
 from kho_inspect.abi import Kernel, find_target
 from kho_inspect.inspection import Options, Question, examine
 from kho_inspect.limits import DEFAULT_LIMITS, Limits
-from kho_inspect.model.claims import CODES, Claims, OwnerIndex
+from kho_inspect.model.claims import CODES, Claims, OwnerIndex, Part
 from kho_inspect.model.identity import ClaimKind, Owner, Subsystem
 from kho_inspect.model.kernel_image import KernelImage
 from kho_inspect.ownership.account import account
@@ -81,9 +81,10 @@ def with_claim(claims: Claims, pfn: int) -> Claims:
         owners=(*claims.owners, Owner(Subsystem.SUBNODE, ("pci",))),
         kinds=np.append(claims.kinds, CODES[ClaimKind.STRUCTURE]),
         owner=np.append(claims.owner, len(claims.owners)),
-        bounds=np.append(claims.bounds, claims.bounds[-1] + 1),
-        starts=np.append(claims.starts, pfn),
-        ends=np.append(claims.ends, pfn + 1),
+        parts=(
+            *claims.parts,
+            Part(len(claims), np.arange(2), np.array([pfn]), np.arange(1, 2), None),
+        ),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from kho_inspect.decoders.context import Context
 from kho_inspect.decoders.kho_test import KhoTest
 from kho_inspect.decoders.memfd import Memfd
 from kho_inspect.decoders.registry import FILE_DECODERS
-from kho_inspect.model.contents import FileEntry
+from kho_inspect.model.contents import FileEntries
 from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover
 from kho_inspect.model.luo import Luo
@@ -85,7 +84,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Stop at so many memfds decoded."""
     decode, count = FILE_DECODERS["memfd-v2"], 0
 
-    def counted(context: Context, entries: Sequence[FileEntry]) -> Any:
+    def counted(context: Context, entries: FileEntries) -> Any:
         nonlocal count
         count += len(entries)
         if count > most:
