@@ -51,32 +51,38 @@ NO_BEHAVIOUR = ("test_architecture.py", "test_floors.py", "test_quality.py")
 """Neither: tests of the tree, and those that take too long to run for each change."""
 PYTEST = f"{sys.executable} -m pytest -q -p no:cacheprovider -p tests.mutation.chosen --tb=no "
 FAILURES = ("FAILED ", "ERROR ")
+SAME = ("_Is_Eq", "_IsNot_NotEq")
+"""Changes that mean the same for None and for members of an Enum."""
+SWITCHES = {"slots", "frozen", "strict"}
+"""Keywords that change nothing where the code is right."""
 MEMORY = 8 << 30
 """Bytes that a run may allocate."""
 
 
 def mutants(modules: Sequence[Path]) -> Iterator[MutationSpec]:
-    """Every change but those of annotations, which are not evaluated."""
+    """Every change but those that nothing can notice: :data:`SAME`, and where ``idle`` says."""
     classes = {name: get_operator(name) for name in operator_names()}
     operators = [(name, made()) for name, made in classes.items() if not made.arguments()]
+    operators = [(name, operator) for name, operator in operators if not name.endswith(SAME)]
     for module in modules:
         nodes = list(ast_nodes(get_ast_from_path(module)))
-        idle = unevaluated(module.read_text())
+        spared = idle(module.read_text())
         for name, operator in operators:
             positions = (place for node in nodes for place in operator.mutation_positions(node))
             for occurrence, (start, end) in enumerate(positions):
-                if not any(first <= start < last for first, last in idle):
+                if not any(first <= start < last for first, last in spared):
                     yield MutationSpec(module, name, occurrence, start, end)
 
 
-def unevaluated(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where annotations begin and end: (line, column) pairs."""
+def idle(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where annotations, and switches for checks and for memory, begin and end: (line, column)."""
     nodes = list(ast.walk(ast.parse(source)))
     found = [getattr(node, name, None) for node in nodes for name in ("annotation", "returns")]
+    found += [node for node in nodes if isinstance(node, ast.keyword) and node.arg in SWITCHES]
     return [
         ((one.lineno, one.col_offset), (one.end_lineno or 0, one.end_col_offset or 0))
         for one in found
-        if isinstance(one, ast.expr)
+        if isinstance(one, ast.expr | ast.keyword)
     ]
 
 
