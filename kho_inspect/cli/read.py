@@ -9,7 +9,7 @@ import click
 from kho_inspect.cli import exit_codes
 from kho_inspect.cli.exit_codes import handover_status
 from kho_inspect.cli.layout import Command
-from kho_inspect.cli.options import Input, reads_handover, write_lines
+from kho_inspect.cli.options import Input, reads_handover, write_text
 from kho_inspect.cli.output import binary_stdout, complain, report_gaps, require_bounded
 from kho_inspect.cli.params import Address
 
@@ -80,7 +80,7 @@ def command(
         from kho_inspect.render.reading import hexdump_lines, string_lines, u64_lines
 
         lines = u64_lines if u64 else string_lines if strings else hexdump_lines
-        write_lines(lines(parts, in_file))
+        write_text(lines(parts, in_file))
     status = handover_status(handover) if handover else exit_codes.CLEAN
     lacking = report_gaps(item, account.marked(evidence))
     return exit_codes.FINDINGS if lacking and not status else status

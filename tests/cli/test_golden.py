@@ -19,7 +19,6 @@ VARIED: dict[str, list[str]] = {
     **{name: [DTB] for name in ("show", "check", "tree", "blobs", "owners", "ranges", "files")},
     "addr": [DTB, "LUO/vm-beta/0xfe*+0x2004"],
     "find": [DTB, "luo-session"],
-    "read": [DTB, "LUO/vm-alpha/0x1002+0x2fe0", "--length", "32"],
     "locate": [],
 }
 """Commands whose output is held at several widths, in a pipe, and in ASCII; and arguments."""
@@ -110,8 +109,10 @@ def test_no_line_is_wider_than_the_terminal(name: str) -> None:
     columns, args = CASES[name]
     if "--json" in args or "--format" in args:
         pytest.skip("for machines")
-    if columns is None or name.endswith("-ascii"):
-        pytest.skip("lines are not wrapped, or marks are wider in ASCII")
+    if columns is None or args[0] == "read" or name.endswith("-ascii"):
+        pytest.skip(
+            "lines are not wrapped (a hexdump has its addresses in front), or marks are wider"
+        )
     lines = kho_inspect(*args, columns=columns).stdout.splitlines()
     assert [line for line in lines if len(line) > columns] == []
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kho_inspect.recover import extract as extraction
+from kho_inspect.recover import content as recovered
 from tests.support import luo_builder as write
 from tests.support.builder import Image
 from tests.support.cli import DTB, DUMP, REPO, Result
@@ -112,7 +112,7 @@ VIRTUAL = 0xFFFF << 48
 @pytest.fixture(autouse=True)
 def little_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files with large holes get no digest, as ever; only that "large" is less."""
-    monkeypatch.setattr(extraction, "MAX_HASHED_HOLES", 1 << 24)
+    monkeypatch.setattr(recovered, "MAX_HASHED_HOLES", 1 << 24)
 
 
 def assert_printable(text: str) -> None:

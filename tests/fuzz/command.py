@@ -14,7 +14,6 @@ from unittest import mock
 from xml.etree import ElementTree
 
 from kho_inspect.recover import content
-from kho_inspect.recover import extract as extraction
 from tests.fuzz import images
 from tests.fuzz.entries import blocks_of
 from tests.fuzz.images import MemorySeed
@@ -299,7 +298,6 @@ def _folder() -> Iterator[Path]:
 def _settings(columns: str) -> Iterator[None]:
     with (
         mock.patch.dict(os.environ, {"COLUMNS": columns}),
-        mock.patch.object(extraction, "MAX_HASHED_HOLES", SMALL_HOLES),
         mock.patch.object(content, "MAX_HASHED_HOLES", SMALL_HOLES),
     ):
         yield

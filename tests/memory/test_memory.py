@@ -43,8 +43,9 @@ def words(*paddrs: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
 
 
 def gather(memory: PhysicalMemory) -> None:
-    pages = words(*range(0x101000, 0x103000, PAGE))
-    found = memory.gather(pages, np.dtype([("words", U64, PAGE // 8)]))
+    page = np.dtype([("words", U64, PAGE // 8)])
+    memory.gather(words(0x13F000), page)
+    found = memory.gather(words(*range(0x101000, 0x103000, PAGE)), page)
     assert found["words"][:, 0].tolist() == [0x101000, 0x102000]
 
 

@@ -50,7 +50,7 @@ def item(number: int) -> Path:
 
 
 class CountedMemory:
-    """The stored pages of an image, and the address of every read."""
+    """The stored pages of an image, and the address of every page whose beginning is read."""
 
     def __init__(self, image: Image) -> None:
         self.memory = open_image(image, elf=True)
@@ -62,7 +62,7 @@ class CountedMemory:
         return self.memory.read(paddr, size)
 
     def gather(self, paddrs: NDArray[np.uint64], dtype: np.dtype[Any]) -> NDArray[Any]:
-        self.reads += paddrs.tolist()
+        self.reads += [paddr for paddr in paddrs.tolist() if not paddr % 4096]
         return self.memory.gather(paddrs, dtype)
 
     def stored_mask(self, paddrs: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
