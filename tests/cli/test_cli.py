@@ -14,6 +14,7 @@ import pytest
 
 from kho_inspect.cli.main import COMMANDS
 from tests.support.cli import DTB, DUMP, OUT_DTB, REPO, SAMPLES, kho_inspect
+from tests.support.running import in_process
 
 
 @pytest.fixture
@@ -190,15 +191,18 @@ def _hostile_names(tmp_path: Path) -> list[str]:
     return paths
 
 
-def test_hostile_names_reach_the_terminal_escaped(tmp_path: Path) -> None:
+def test_hostile_names_reach_the_terminal_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     for path in _hostile_names(tmp_path):
         for command in ("show", "blobs", "tree"):
-            result = kho_inspect(command, DUMP, path)
+            result = in_process(command, REPO / DUMP, path)
             # LUO's state under another name is lost to LUO: a finding.
             assert result.status == (command == "show"), result.stderr
             bad = [c for c in result.stdout if c != "\n" and not c.isprintable()]
             assert bad == [], (path, command)
-        json.loads(kho_inspect(DUMP, path, "--json").stdout)
+        json.loads(in_process("show", REPO / DUMP, path, "--json").stdout)
 
 
 def test_markup_in_a_name_is_shown_not_obeyed(tmp_path: Path) -> None:
