@@ -189,11 +189,14 @@ def test_defaults_let_every_honest_handover_through() -> None:
 
 
 def bounds() -> Iterator[str]:
-    """Every bound of the package, where it is defined: module, name, value."""
+    """Every bound and size of a batch, where it is defined: module, name, value.
+
+    Numbers of the kernel, in layouts/, are those of captures.
+    """
     for path in sorted(Path(kho_inspect.__file__).parent.rglob("*.py")):
         module = ".".join(path.relative_to(REPO).with_suffix("").parts)
-        defined = re.findall(r"^_?(?:MAX|MANY|FEW|MOST)_\w+(?=.*=)", path.read_text(), re.MULTILINE)
-        for name in defined:
+        defined = re.findall(r"^_?[A-Z][A-Z0-9_]+(?= = )", path.read_text(), re.MULTILINE)
+        for name in defined if "layouts" not in module else ():
             if isinstance(value := getattr(import_module(module), name), int):
                 yield f"{module} {name} {value:#x}\n"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kho_inspect.errors import NotStoredMemoryError
 from kho_inspect.memory.files import MappedFile
 from kho_inspect.memory.mapped import MappedMemory, RamBlock
-from kho_inspect.model.contents import Item, Piece
+from kho_inspect.model.contents import Item, Part, Piece
 from kho_inspect.model.identity import Owner, Subsystem
 from kho_inspect.recover.content import Account, Reader, laid_out
 from kho_inspect.units import Extent
@@ -110,3 +110,10 @@ def test_pages_that_stand_behind_each_other_in_a_file_are_read_at_once(
     pieces = [Piece(at * PAGE, 0x6F000 + at * stride * PAGE, PAGE) for at in range(9)]
     (part,) = Reader(Damaged(tmp_path, 0)).blocks(Item(NAME, 9 * PAGE, pieces))
     assert (part.size, len(part.runs)) == (9 * PAGE, runs)
+
+
+def test_sources_that_go_on_are_one_and_what_came_before_stays() -> None:
+    account, data = Account(), memoryview(bytes(8))
+    for offset, paddr in ((0, 0x1000), (8, 0x2000), (16, 0x2008), (24, 0x2010), (32, 0x1008)):
+        account.add(Part(offset, 8, paddr, data))
+    assert account.sources == [Piece(0, 0x1000, 8), Piece(8, 0x2000, 24), Piece(32, 0x1008, 8)]

@@ -88,7 +88,7 @@ def test_secrets_were_written_readable_by_all(
     tmp_path: Path, given: str | None, files: int, folders: int
 ) -> None:
     mode = () if given is None else ("--mode", given)
-    out = tmp_path / "out"
+    out = tmp_path / "new" / "folder" / "out"
     before = os.umask(0o022)
     try:
         assert in_process("extract", *FILES, "-o", out, *mode).status == 0
