@@ -197,7 +197,7 @@ def bounds() -> Iterator[str]:
         module = ".".join(path.relative_to(REPO).with_suffix("").parts)
         defined = re.findall(r"^_?[A-Z][A-Z0-9_]+(?= = )", path.read_text(), re.MULTILINE)
         for name in defined if "layouts" not in module else ():
-            if isinstance(value := getattr(import_module(module), name), int):
+            if isinstance(value := vars(import_module(module)).get(name), int):
                 yield f"{module} {name} {value:#x}\n"
 
 
