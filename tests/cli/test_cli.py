@@ -73,9 +73,12 @@ BAD_INPUT: dict[str, tuple[list[str], str, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_one_or_two_lines_and_exit_3(case: str, bad: Path) -> None:
+def test_bad_input_is_one_or_two_lines_and_exit_3(
+    case: str, bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bad)
     args, what, hint = BAD_INPUT[case]
-    result = kho_inspect(*args, cwd=bad)
+    result = in_process(*args)
     lines = result.stderr.splitlines()
     assert (result.status, result.stdout) == (3, "")
     assert lines[0].startswith("kho-inspect: ")
@@ -104,8 +107,9 @@ def test_file_without_permission(bad: Path) -> None:
         [DUMP, DTB, "--assume-abi", "kho-v99"],
     ],
 )
-def test_usage_errors_exit_2(args: list[str]) -> None:
-    result = kho_inspect(*args)
+def test_usage_errors_exit_2(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPO)
+    result = in_process(*args)
     assert (result.status, result.stdout) == (2, "")
     assert "Usage:" in result.stderr
 
@@ -137,8 +141,12 @@ def test_usage_errors_exit_2(args: list[str]) -> None:
         (["find", DUMP, DTB, ""], "nothing to find"),
     ],
 )
-def test_a_name_or_number_that_says_nothing_is_exit_2(args: list[str], words: str) -> None:
-    result = kho_inspect(*args)
+def test_a_name_or_number_that_says_nothing_is_exit_2(
+    args: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPO)
+    # A stream of bytes needs a stdout of its own.
+    result = (kho_inspect if "-" in args else in_process)(*args)
     assert (result.status, result.stdout) == (2, "")
     assert words in result.stderr
 

@@ -14,7 +14,7 @@ import pytest
 from kho_inspect.cli.main import run
 from tests.support.cli import DTB, DUMP, REPO, SAMPLES
 
-FLIPS = 200
+FLIPS = 120
 
 
 def _run(*args: str | Path) -> tuple[int, str, str]:

@@ -23,7 +23,7 @@ from tests.support.running import document, in_process, save
 PAGE = 4096
 ALL_ONES = (1 << 64) - 1
 OUTSIDE = 1 << 44
-FLIPS = 20
+FLIPS = 12
 
 
 @dataclass
@@ -181,7 +181,7 @@ CHAINED = ["sessions_pa", "flbs_pa", "session block.next", "file block.next"]
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize(
     ("abi", "name"),
-    [("kho-v4", name) for name in POINTERS + CHAINED] + [("kho-v3", name) for name in POINTERS],
+    [("kho-v4", name) for name in POINTERS + CHAINED] + [("kho-v3", name) for name in POINTERS[:2]],
 )
 def test_a_pointer_that_lies(tmp_path: Path, abi: str, name: str, lie: str) -> None:
     it = target(abi)
