@@ -17,7 +17,7 @@ from tests.support.broken import BROKEN, MAP
 from tests.support.broken_base import BEYOND, FREE
 from tests.support.broken_files import DIRTY, UPTODATE, folio
 from tests.support.builder import Image
-from tests.support.luo_builder import File, Session, luo_v5, memfd, pattern, u64
+from tests.support.luo_builder import File, Session, luo_v5, memfd, metadata, pattern, u64
 from tests.support.reference import MIB, PAGE, Reference
 from tests.support.running import document, save
 from tests.support.verdicts import above_info, codes, verdict_of
@@ -389,3 +389,17 @@ def test_a_folio_of_four_pages_reaches_to_the_fifth(
     dump, dtb = save(image, tmp_path, image.finish())
     findings = document("check", dump, dtb, "--select", "KHO52")["findings"]
     assert {finding["code"] for finding in findings} == found
+
+
+def test_of_many_orphans_the_rest_is_one_place_with_their_size(tmp_path: Path) -> None:
+    image = Image()
+    metadata(image, b"7.3.4", 1)
+    orders = [0] * 8 + [0, 1, 2]
+    for number, order in enumerate(orders):
+        image.preserve(0x40_0000 + 0x10_0000 * number, order)
+    found = document("check", *save(image, tmp_path, image.finish()))["findings"]
+    orphans = [one for one in found if one["code"] == "KHO308"]
+    assert sum(one["count"] for one in orphans) == len(orders)
+    last = next(one for one in orphans if "more ranges" in one["message"])
+    assert last["message"].startswith("28 KiB in 3 more ranges ")
+    assert (last["count"], int(last["paddr"], 16)) == (3, 0xC0_0000)
