@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -71,6 +72,10 @@ def check_all(
             write_document(["[\n" if count == 1 else ",\n"])
         _answer(one, verdict, found, error)
         sys.stdout.flush()
+        # An image is in cycles, and keeps its dump mapped; what is left is not looked at again.
+        del verdict
+        gc.collect()
+        gc.freeze()
     if count and one.json:
         write_document(["]\n"])
     return worst

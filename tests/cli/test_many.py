@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import pytest
 
 import kho_inspect
+from kho_inspect.cli import many
+from kho_inspect.memory.files import MappedFile
 from kho_inspect.model.handover import Handover
 from tests.support import luo_builder as write
 from tests.support.builder import Image
@@ -164,6 +169,31 @@ def test_descriptors_do_not_grow_with_the_images(tmp_path: Path) -> None:
         in_process("check", *good * 20)
         counts.append(len(os.listdir("/proc/self/fd")))  # noqa: PTH208
     assert counts[2] <= counts[0] + 3
+
+
+def test_the_dumps_of_a_hundred_images_did_not_all_stay_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = made(tmp_path, "good")
+    mapped: WeakSet[MappedFile] = WeakSet()
+    most, begin, answer = [], MappedFile.__init__, many._answer
+
+    def note(file: MappedFile, *args: Any) -> None:
+        begin(file, *args)
+        mapped.add(file)
+
+    def count(*args: Any) -> None:
+        most.append(len(mapped))
+        answer(*args)
+
+    monkeypatch.setattr(MappedFile, "__init__", note)
+    monkeypatch.setattr(many, "_answer", count)
+    gc.disable()  # as for the program
+    try:
+        assert in_process("check", *good * 5).status == 0
+    finally:
+        gc.enable()
+    assert most == [1] * 5
 
 
 def test_the_library_reads_many_too(tmp_path: Path) -> None:
