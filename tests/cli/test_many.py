@@ -18,6 +18,7 @@ from kho_inspect.memory.files import MappedFile
 from kho_inspect.model.handover import Handover
 from tests.support import luo_builder as write
 from tests.support.builder import Image
+from tests.support.cli import DTB, DUMP, REPO
 from tests.support.running import in_process, save
 
 
@@ -172,9 +173,8 @@ def test_descriptors_do_not_grow_with_the_images(tmp_path: Path) -> None:
 
 
 def test_the_dumps_of_a_hundred_images_did_not_all_stay_mapped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    good = made(tmp_path, "good")
     mapped: WeakSet[MappedFile] = WeakSet()
     most, begin, answer = [], MappedFile.__init__, many._answer
 
@@ -190,7 +190,7 @@ def test_the_dumps_of_a_hundred_images_did_not_all_stay_mapped(
     monkeypatch.setattr(many, "_answer", count)
     gc.disable()  # as for the program
     try:
-        assert in_process("check", *good * 5).status == 0
+        assert in_process("check", *(REPO / DUMP, REPO / DTB) * 5).status == 0
     finally:
         gc.enable()
     assert most == [1] * 5
