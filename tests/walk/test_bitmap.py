@@ -29,14 +29,21 @@ def naive_runs(bits: int, first: int) -> Iterator[tuple[int, int]]:
 spans = st.tuples(st.integers(0, BITS), st.integers(0, BITS)).map(
     lambda span: ((1 << max(span)) - 1) ^ ((1 << min(span)) - 1)
 )
+noise = st.binary(min_size=BITS // 8, max_size=BITS // 8).map(lambda raw: int.from_bytes(raw))
 leaves = st.one_of(
     st.integers(0, (1 << BITS) - 1),
+    noise,
     st.lists(spans, max_size=6).map(lambda found: reduce(or_, found, 0)),
 )
 
 
 @settings(max_examples=150)
-@given(st.lists(st.tuples(leaves, st.integers(0, 1 << 50)), max_size=8))
+@given(
+    st.one_of(
+        st.lists(st.tuples(of, st.integers(0, 1 << 50)), max_size=8) for of in (leaves, noise)
+    )
+)
+@example([(int.from_bytes(b"\x9a\x35\xe1\x4b" * (BITS // 32)), 0)])
 @example([((1 << BITS) - 1, 0)])
 @example([((1 << BITS) - 1, 0), ((1 << BITS) - 1, BITS)])
 @example([(1 << (BITS - 1), 0), (1, BITS)])
