@@ -37,12 +37,12 @@ leaves = st.one_of(
 )
 
 
+def given_bits(leaf: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[int, int]]:
+    return st.tuples(leaf, st.integers(0, 1 << 50))
+
+
 @settings(max_examples=150)
-@given(
-    st.one_of(
-        st.lists(st.tuples(of, st.integers(0, 1 << 50)), max_size=8) for of in (leaves, noise)
-    )
-)
+@given(st.one_of(st.lists(given_bits(leaves), max_size=8), st.lists(given_bits(noise), max_size=8)))
 @example([(int.from_bytes(b"\x9a\x35\xe1\x4b" * (BITS // 32)), 0)])
 @example([((1 << BITS) - 1, 0)])
 @example([((1 << BITS) - 1, 0), ((1 << BITS) - 1, BITS)])
