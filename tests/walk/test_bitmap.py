@@ -48,6 +48,7 @@ def given_bits(leaf: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[int, int
 @example([((1 << BITS) - 1, 0), ((1 << BITS) - 1, BITS)])
 @example([(1 << (BITS - 1), 0), (1, BITS)])
 @example([(0, 0), (0, 7)])
+@example([(0b1100 << 70, 5), (0b111, 9)])
 def test_runs_and_counts_equal_a_naive_loop(found: list[tuple[int, int]]) -> None:
     raw = b"".join(bits.to_bytes(BITS // 8, "little") for bits, _ in found)
     bitmaps = np.frombuffer(raw, dtype="<u8").reshape(len(found), WORDS)
