@@ -118,7 +118,7 @@ def test_usage_errors_exit_2(args: list[str], monkeypatch: pytest.MonkeyPatch) -
     ("args", "words"),
     [
         (["addr", DUMP, DTB, "twelve"], "no 'twelve' in this handover"),
-        (["addr", DUMP, DTB, "0x10000000000000000"], "beyond 64 bits"),
+        (["addr", DUMP, DTB, "0x1ffffffffffffffff"], "beyond 64 bits"),
         (["addr", DUMP, DTB, "pfn:0x10000000000000"], "beyond 64 bits"),
         (["addr", DUMP, DTB, "pfn:x"], "'x' is not a number"),
         (["addr", DUMP, DTB, "0x12zz"], "'0x12zz' is not a number"),

@@ -403,3 +403,14 @@ def test_of_many_orphans_the_rest_is_one_place_with_their_size(tmp_path: Path) -
     last = next(one for one in orphans if "more ranges" in one["message"])
     assert last["message"].startswith("28 KiB in 3 more ranges ")
     assert (last["count"], int(last["paddr"], 16)) == (3, 0xC0_0000)
+
+
+def test_each_of_three_overlaps_is_found(tmp_path: Path) -> None:
+    image = Image()
+    metadata(image, b"7.3.4", 1)
+    for number in range(3):
+        image.preserve(0x40_0000 + 0x10_0000 * number, 4)
+        image.preserve(0x40_1000 + 0x10_0000 * number, 0)
+    found = document("check", *save(image, tmp_path, image.finish()))["findings"]
+    overlaps = [one for one in found if "preserved by several blocks" in one["message"]]
+    assert sum(one["count"] for one in overlaps) == 3
