@@ -455,9 +455,13 @@ def test_a_region_with_a_bad_property(name: bytes, value: bytes | None) -> None:
     fault = only_fault(handover, FaultKind.MEMBLOCK_PROPERTY)
     assert path_name(fault.path) == "sub-node memblock → region bad"
     assert name.decode() in message_text(fault.message)
-    first, second = content(handover, Memblock).regions
+    found = content(handover, Memblock)
+    first, second = found.regions
     assert getattr(first, name.decode()) is None
     assert (second.start, second.size) == (good, 4096)
+    starts = [entry["start"] for entry in found.document()["reserve_mem"]]
+    assert starts == [None if name == b"start" else hex(good), hex(good)]
+    assert [item.name for item in found.items(handover.geometry)] == [second.owner]
 
 
 def test_a_region_of_another_kind_claims_nothing() -> None:

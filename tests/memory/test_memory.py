@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kho_inspect.errors import NotStoredMemoryError, OutsideMemoryError, UnreadableInputError
-from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, mapped, open_memory
+from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, mapped, open_memory, read_parts
 from kho_inspect.memory.elf_core import notes_of
 from kho_inspect.memory.files import MappedFile
 from kho_inspect.units import Extent
@@ -72,6 +72,20 @@ def test_a_file_read_from_end_to_end_does_not_stay_resident(
     for _ in range(100):
         use(memory)
     assert given_back[0] == (0, sum(RAM))
+
+
+def test_what_is_missing_of_a_range_is_told_page_by_page(image: Image, dump: Path) -> None:
+    image.write_raw(dump)
+    end = sum(RAM)
+    parts = list(read_parts(open_memory(str(dump)), end - 0x1800, 0x3000))
+    assert [(extent.start - end, extent.size, data is None) for extent, data in parts] == [
+        (-0x1800, 0x800, False),
+        (-0x1000, 0x1000, False),
+        (0, 0x1000, True),
+        (0x1000, 0x800, True),
+    ]
+    (whole,) = read_parts(open_memory(str(dump)), end - 0x1800, 0x1800)
+    assert whole[0].size == len(whole[1] or b"") == 0x1800
 
 
 # -- raw
