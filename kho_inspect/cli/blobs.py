@@ -25,9 +25,9 @@ def command(given: Input, name: str | None, hexdump: bool) -> int:
         glob = parse_glob(name)
         matches = glob.fullmatch if glob else name.__eq__
         blobs = [blob for blob in blobs if matches(blob.name)]
-    if not blobs and name is not None:
-        known = ", ".join(blob.name for blob in handover.blobs) or "none"
-        raise click.UsageError(safe(f"no sub-node {name!r}; there are: {known}"))
+        if not blobs:
+            known = ", ".join(blob.name for blob in handover.blobs) or "none"
+            raise click.UsageError(safe(f"no sub-node {name!r}; there are: {known}"))
     known_map = misfit_of(handover) is None
     if given.json:
         from kho_inspect.render.json import blobs_document
