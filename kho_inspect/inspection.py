@@ -365,11 +365,7 @@ def inspect_opened(opened: Opened, options: Options | None = None) -> Handover:
 
 
 def _root_address(
-    memory: PhysicalMemory,
-    root: RootFdt,
-    located: Located,
-    preserved: Preserved,
-    log: ClaimLog,
+    memory: PhysicalMemory, root: RootFdt, located: Located, preserved: Preserved, log: ClaimLog
 ) -> PhysAddr | None:
     """Where the root FDT stands: no structure points to it.
 

@@ -36,12 +36,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 DECODER_HELPERS = frozenset({"context"})
 """Decoder modules that other decoders may import."""
 
-DOORS = {
-    "click": {"cli"},
-    "rich": {"cli", "render"},
-    "construct": {"layouts"},
-    "pyfdt": {"fdt"},
-}
+DOORS = {"click": {"cli"}, "rich": {"cli", "render"}, "construct": {"layouts"}, "pyfdt": {"fdt"}}
 """Which rooms may import a dependency."""
 
 

@@ -19,8 +19,7 @@ def geometry(size: str, abi: str) -> PageGeometry:
 
 
 @pytest.mark.parametrize(
-    ("size", "levels"),
-    [("4K", (6, 6, 6)), ("16K", (4, 5, 5)), ("64K", (4, 4, 4))],
+    ("size", "levels"), [("4K", (6, 6, 6)), ("16K", (4, 5, 5)), ("64K", (4, 4, 4))]
 )
 def test_levels_are_those_of_the_abi_document(size: str, levels: tuple[int, ...]) -> None:
     found = tuple(geometry(size, abi).levels for abi in ("kho-v2", "kho-v3", "kho-v4"))

@@ -27,9 +27,7 @@ def model(given_pairs: list[tuple[int, int]]) -> set[int]:
 
 
 @given(pairs)
-def test_merging_keeps_every_point_and_no_touching_neighbours(
-    found: list[tuple[int, int]],
-) -> None:
+def test_merging_keeps_every_point_and_no_touching_neighbours(found: list[tuple[int, int]]) -> None:
     merged = intervals.merge(*intervals.from_pairs(found))
     assert members(merged) == model(found)
     assert intervals.total(merged) == len(model(found))

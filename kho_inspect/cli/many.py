@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 
 MAX_LIST = 64 << 20
 """Bytes read of a file of arguments."""
-_RANKS = (
-    exit_codes.CLEAN,
-    exit_codes.CANNOT_JUDGE,
-    exit_codes.FINDINGS,
-    exit_codes.UNREADABLE,
-)
+_RANKS = (exit_codes.CLEAN, exit_codes.CANNOT_JUDGE, exit_codes.FINDINGS, exit_codes.UNREADABLE)
 """Statuses, the worst last."""
 
 

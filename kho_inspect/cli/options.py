@@ -252,9 +252,7 @@ _DUMP_FORMAT = _common(
 
 
 def reads_handover(
-    function: Callable[..., int],
-    more_arguments: bool = False,
-    needs_dtb: bool = True,
+    function: Callable[..., int], more_arguments: bool = False, needs_dtb: bool = True
 ) -> Callable[..., int]:
     """Give a command the shared arguments; the function gets them as its first one, an Input.
 

@@ -18,11 +18,7 @@ from kho_inspect.cli.options import Input, reads_handover
 @click.option("--depth", type=click.IntRange(1), metavar="N", help="Parts of names; sums below.")
 @click.option("--limit", type=click.IntRange(0), metavar="N", help="That many owners; 0: all.")
 def command(
-    given: Input,
-    selectors: tuple[str, ...],
-    sort: str | None,
-    depth: int | None,
-    limit: int | None,
+    given: Input, selectors: tuple[str, ...], sort: str | None, depth: int | None, limit: int | None
 ) -> int:
     """Who owns every preserved page; what nobody owns, and what dangles.
 

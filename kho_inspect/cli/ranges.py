@@ -22,13 +22,7 @@ def command(
     given: Input, order: int | None, by_order: bool, owners: bool, limit: int | None
 ) -> int:
     """Preserved ranges: START-END (end exclusive), size, blocks per order."""
-    from kho_inspect.render.ranges import (
-        iter_order,
-        iter_ranges,
-        limited,
-        range_lines,
-        with_owners,
-    )
+    from kho_inspect.render.ranges import iter_order, iter_ranges, limited, range_lines, with_owners
 
     handover = given.inspect()
     preserved = handover.preserved

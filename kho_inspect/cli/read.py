@@ -23,13 +23,7 @@ from kho_inspect.cli.params import Address
 @click.option("--raw", is_flag=True, help="The bytes as they are, to stdout.")
 @click.option("--force", is_flag=True, help="Write --raw to a terminal, too.")
 def command(
-    given: Input,
-    where: str,
-    length: int | None,
-    u64: bool,
-    strings: bool,
-    raw: bool,
-    force: bool,
+    given: Input, where: str, length: int | None, u64: bool, strings: bool, raw: bool, force: bool
 ) -> int:
     """Show bytes of memory, or of one file, blob or region.
 

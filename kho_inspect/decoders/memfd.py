@@ -47,11 +47,7 @@ from kho_inspect.walk.faults import FaultLogs
 from kho_inspect.walk.pages import Target
 from kho_inspect.walk.vmalloc import joined, walk_areas
 
-LAYOUTS = {
-    "memfd-v1": memfd_luo_ser_v1,
-    "memfd-v2": memfd_luo_ser,
-    "memfd": memfd_luo_ser_features,
-}
+LAYOUTS = {"memfd-v1": memfd_luo_ser_v1, "memfd-v2": memfd_luo_ser, "memfd": memfd_luo_ser_features}
 """Handler → layout of its descriptor."""
 _DESCRIPTOR = Target("memfd descriptor", FaultKind.MEMFD_MISSING, FaultKind.MEMFD_NOT_STORED)
 _FOLIO = dtype_of(memfd_luo_folio_ser)

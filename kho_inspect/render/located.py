@@ -19,10 +19,7 @@ MAX_LISTED = 20
 
 
 def print_located(
-    console: Console,
-    located: Located,
-    scratch: Scratch | None,
-    kernels: Sequence[Kernel] = (),
+    console: Console, located: Located, scratch: Scratch | None, kernels: Sequence[Kernel] = ()
 ) -> None:
     """Candidates best first, each with the reason; then the scratch areas."""
     listed = [

@@ -25,8 +25,7 @@ def locate_document(
     return {
         **dump_head(memory),
         "candidates": chain(
-            (_candidate(found, kernels) for found in located.fdts),
-            map(_vacated, located.vacated),
+            (_candidate(found, kernels) for found in located.fdts), map(_vacated, located.vacated)
         ),
         "pointers": [pointer_document(one, stray=one.fdt in gone) for one in located.pointers],
         "scratch": list(map(extent_document, scratch.areas if scratch else ())),

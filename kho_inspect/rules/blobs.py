@@ -18,16 +18,7 @@ from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.fdt_node import text_of
 from kho_inspect.model.handover import Blob
 from kho_inspect.model.identity import ClaimKind, Step, StepKind
-from kho_inspect.rules.base import (
-    ERROR,
-    FATAL,
-    INFO,
-    WARNING,
-    Decision,
-    Need,
-    Observation,
-    Subject,
-)
+from kho_inspect.rules.base import ERROR, FATAL, INFO, WARNING, Decision, Need, Observation, Subject
 from kho_inspect.rules.case import Case, in_blob, repeated, subnode
 from kho_inspect.rules.catalogue import Catalogue
 from kho_inspect.units import Extent

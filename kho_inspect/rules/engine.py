@@ -107,8 +107,7 @@ def unread(why: str, target_name: str = "") -> Verdict:
     """The verdict on what could not be opened at all: nothing was checked."""
     verdict = judge(Case(None, target_name=target_name), lambda code: False)
     return verdict._replace(
-        capture=Capture(CaptureState.INCOMPLETE, (why,)),
-        blocked=(Blocked(tuple(BY_CODE), why),),
+        capture=Capture(CaptureState.INCOMPLETE, (why,)), blocked=(Blocked(tuple(BY_CODE), why),)
     )
 
 

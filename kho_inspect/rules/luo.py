@@ -143,14 +143,7 @@ def luo_not_stored() -> None:
     """
 
 
-@rule(
-    "KHO507",
-    FATAL,
-    _DAMAGE,
-    FaultKind.BLOCK_COUNT,
-    FaultKind.LUO_COUNT,
-    FaultKind.BLOCK_EMPTY,
-)
+@rule("KHO507", FATAL, _DAMAGE, FaultKind.BLOCK_COUNT, FaultKind.LUO_COUNT, FaultKind.BLOCK_EMPTY)
 def count_over_capacity(case: Case) -> Iterator[Observation]:
     """Counts are no larger than the block or array has room for, and those of blocks not zero.
 

@@ -106,9 +106,7 @@ def test_without_its_blob_a_session_is_likely(luo: str) -> None:
 
 
 @pytest.mark.parametrize("luo", WRITERS)
-def test_without_sessions_the_list_names_its_files_and_without_it_the_descriptors(
-    luo: str,
-) -> None:
+def test_without_sessions_the_list_names_its_files_and_without_it_the_descriptors(luo: str) -> None:
     image = Image()
     held = [memfd(image, 3, seed) for seed in (1, 2)]
     files = [File(0x10 + number, file) for number, file in enumerate(held)]
@@ -437,10 +435,7 @@ def test_carve_lists_files_with_their_sums_and_trust(tmp_path: Path) -> None:
     found = document("carve", dump)
     assert found["source"]["page_size"] == 4096
     (entry,) = found["files"]
-    assert entry["provenance"][-2] == {
-        "structure": "memfd descriptor",
-        "paddr": hex(file.paddr),
-    }
+    assert entry["provenance"][-2] == {"structure": "memfd descriptor", "paddr": hex(file.paddr)}
     del entry["provenance"]
     assert entry == {
         "selector": "carved/LUO/vm/0x1",

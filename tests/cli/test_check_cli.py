@@ -119,16 +119,7 @@ def test_what_is_not_checked_says_why() -> None:
         assert all("--scratch" in one for one in why.values())
 
 
-@pytest.mark.parametrize(
-    "level",
-    [
-        "fatal",
-        "error",
-        "warning",
-        "info",
-        "never",
-    ],
-)
+@pytest.mark.parametrize("level", ["fatal", "error", "warning", "info", "never"])
 def test_junit(level: str, damaged: tuple[Path, Path]) -> None:
     result = in_process("check", *damaged, "--format", "junit", "--fail-on", level)
     (suite,) = ElementTree.fromstring(result.stdout)

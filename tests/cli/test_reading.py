@@ -338,17 +338,11 @@ def test_what_is_found_is_named_or_not_claimed_and_limited(tmp_path: Path) -> No
     stray = image.alloc()
     image.write(stray + 5, b"needle needle")
     case = luo_case(
-        tmp_path,
-        Session(b"vm", [File(1, write.memfd(image, b"x" * 9 + b"needle"))]),
-        image=image,
+        tmp_path, Session(b"vm", [File(1, write.memfd(image, b"x" * 9 + b"needle"))]), image=image
     )
     result = in_process("find", *case.files, "needle")
     owners = [line.split("\t")[1] for line in result.stdout.splitlines()]
-    assert sorted(owners) == [
-        "LUO/vm/0x1 → folio 0, file offset 0x9",
-        "not claimed",
-        "not claimed",
-    ]
+    assert sorted(owners) == ["LUO/vm/0x1 → folio 0, file offset 0x9", "not claimed", "not claimed"]
     limited = in_process("find", *case.files, "needle", "--limit", "1").stdout
     assert limited == result.stdout.splitlines(keepends=True)[0]
     none = in_process("find", *case.files, "nothing of the kind")

@@ -107,11 +107,7 @@ def test_the_decision_of_a_kernel_image(
     ],
 )
 def test_the_decision_on_composite_strings_and_features(
-    handover: str,
-    target: str,
-    state: str,
-    kernels: Path,
-    handovers: dict[str, tuple[Path, Path]],
+    handover: str, target: str, state: str, kernels: Path, handovers: dict[str, tuple[Path, Path]]
 ) -> None:
     found = document("check", *handovers[handover], "--target", kernels / target)
     assert found["decision"]["state"] == state

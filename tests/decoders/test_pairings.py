@@ -148,8 +148,7 @@ def test_a_pairing_gives_its_files_back(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "target"),
-    [(name, target) for name, one in PAIRINGS.items() for target in one.targets],
+    ("name", "target"), [(name, target) for name, one in PAIRINGS.items() for target in one.targets]
 )
 def test_the_kernels_that_write_a_pairing_take_it(name: str, target: str, tmp_path: Path) -> None:
     found = verdict(rich(PAIRINGS[name])[0], tmp_path, find_target(target))

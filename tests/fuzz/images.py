@@ -385,11 +385,7 @@ def _kdump(name: str, block: int = PAGE, **options: object) -> Seed:
 @cache
 def kdump_files() -> tuple[Seed, ...]:
     """kdump-compressed files of several codecs, and flattened ones."""
-    made = [
-        _kdump("v6"),
-        _kdump("16K", block=4 * PAGE),
-        _kdump("stored", flag=0),
-    ]
+    made = [_kdump("v6"), _kdump("16K", block=4 * PAGE), _kdump("stored", flag=0)]
     for module in ("lzallright", "cramjam", "zstandard"):
         flag, codec = _codec(module)
         made.append(_kdump(module, flag=flag, codec=codec))

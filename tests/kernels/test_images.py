@@ -335,11 +335,7 @@ LUO_7_0 = (b"kho-v1", b"luo-v1", b"luo-session-v2", b"memfd-v1")
             kernel_with(*LUO_7_0),
             (Passing.NO, "panics on luo-session-v1"),
         ),
-        (
-            kernel_with(*LUO_7_0),
-            kernel_with(b"kho-v1"),
-            (Passing.PARTLY, "no LUO in the new one"),
-        ),
+        (kernel_with(*LUO_7_0), kernel_with(b"kho-v1"), (Passing.PARTLY, "no LUO in the new one")),
         (
             kernel_with(*LUO_7_0),
             kernel_with(*LUO_7_0[:3], b"memfd-v2"),

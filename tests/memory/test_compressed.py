@@ -37,11 +37,7 @@ def quick_xz(data: bytes) -> bytes:
     return lzma.compress(data, preset=0)
 
 
-PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": gzip.compress,
-    "xz": quick_xz,
-    "zstd": zstd,
-}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "xz": quick_xz, "zstd": zstd}
 
 
 @pytest.fixture(params=PACKERS)
@@ -128,10 +124,7 @@ def test_zeros_become_holes(image: Image, dump: Path, packing: str) -> None:
     st.integers(1, 7000),
 )
 def test_any_data_comes_out_as_it_went_in(
-    tmp_path_factory: pytest.TempPathFactory,
-    shape: list[tuple[bool, int]],
-    packing: str,
-    fed: int,
+    tmp_path_factory: pytest.TempPathFactory, shape: list[tuple[bool, int]], packing: str, fed: int
 ) -> None:
     rng = random.Random(len(shape))
     data = b"raw." + b"".join(rng.randbytes(n) if full else bytes(n) for full, n in shape)

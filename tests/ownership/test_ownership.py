@@ -302,12 +302,7 @@ def test_a_region_without_end_dangles_and_owns_what_it_covers(size: int) -> None
 
 
 SESSION = Owner(Subsystem.LUO, ("b",))
-OWNERS = [
-    Owner(Subsystem.KHO_TEST),
-    SESSION,
-    SESSION.of(1),
-    Owner(Subsystem.SUBNODE, ("b",)),
-]
+OWNERS = [Owner(Subsystem.KHO_TEST), SESSION, SESSION.of(1), Owner(Subsystem.SUBNODE, ("b",))]
 
 
 @st.composite
@@ -371,11 +366,7 @@ def test_accounts_agree_with_counting_pages(situation: Any, far: int) -> None:
         pfn for pfn in everything if sum(pfn in pages for pages in per_owner.values()) > 1
     }
     assert [(one.owner, one.bytes >> 12, one.blocks) for one in found.shares] == [
-        (
-            owner,
-            len(pages & blocks.pages),
-            sum(block <= pages for block in blocks.blocks),
-        )
+        (owner, len(pages & blocks.pages), sum(block <= pages for block in blocks.blocks))
         for owner, pages in per_owner.items()
     ]
 

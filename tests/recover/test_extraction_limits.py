@@ -175,10 +175,7 @@ def test_folios_that_are_not_stored_are_gaps_and_exit_1(tmp_path: Path) -> None:
     case = one_memfd(tmp_path, image, made, made.folios[1].paddr, made.folios[3].paddr)
     found = case.extract(status=1)
     item = found["LUO/vm/0x1"]
-    assert gaps_of(item) == [
-        (PAGE, 2 * PAGE, "not stored"),
-        (3 * PAGE, 4 * PAGE, "not stored"),
-    ]
+    assert gaps_of(item) == [(PAGE, 2 * PAGE, "not stored"), (3 * PAGE, 4 * PAGE, "not stored")]
     assert item["size"] == item["file_size"] == 4 * PAGE
     data = case.content(item)
     assert data[:PAGE] == content[:PAGE]

@@ -6,15 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kho_inspect.model.identity import (
-    ClaimKind,
-    Owner,
-    Path,
-    Place,
-    Step,
-    StepKind,
-    Subsystem,
-)
+from kho_inspect.model.identity import ClaimKind, Owner, Path, Place, Step, StepKind, Subsystem
 from kho_inspect.model.selector import parse_owner
 from kho_inspect.render.names import item_name, message_text, owner_name, path_name, place_name
 

@@ -136,22 +136,10 @@ CASCADES: dict[str, tuple[Damage, set[str]]] = {
     # An FDT of two pages of which one is preserved, as the kernel would have it.
     "oversized FDT": (lambda it: it.props.update({b"pad": bytes(PAGE)}), {"KHO103"}),
     # The length of a folio is that of its block: unknown, the file has a gap.
-    "map property missing, large folio": (
-        lambda it: (large(it), it.props.pop(MAP)),
-        {"KHO106"},
-    ),
-    "leaf of a large folio lost": (
-        lambda it: lose_leaf(it, large(it), 2),
-        {"KHO202"},
-    ),
-    "large folio unpreserved": (
-        lambda it: it.clear(large(it), 2),
-        {"KHO522"},
-    ),
-    "large folio off by a page": (
-        lambda it: (large(it), BROKEN["KHO523"].damage(it)),
-        {"KHO523"},
-    ),
+    "map property missing, large folio": (lambda it: (large(it), it.props.pop(MAP)), {"KHO106"}),
+    "leaf of a large folio lost": (lambda it: lose_leaf(it, large(it), 2), {"KHO202"}),
+    "large folio unpreserved": (lambda it: it.clear(large(it), 2), {"KHO522"}),
+    "large folio off by a page": (lambda it: (large(it), BROKEN["KHO523"].damage(it)), {"KHO523"}),
     # What an overwritten entry used to point to has lost its owner by that.
     "folio table entry overwritten": (
         lambda it: folio(it, 519, it.memfds[519].folios[1] >> 12 ^ 0x8000),
@@ -198,10 +186,7 @@ CASCADES: dict[str, tuple[Damage, set[str]]] = {
         lambda it: it.image.write(it.memfds[414].descriptor + 46, b"\1"),
         {"KHO413", "KHO414"},
     ),
-    "session zeroed": (
-        lambda it: it.image.write(it.sessions[505].entry, bytes(80)),
-        {"KHO508"},
-    ),
+    "session zeroed": (lambda it: it.image.write(it.sessions[505].entry, bytes(80)), {"KHO508"}),
     "session overwritten": (
         lambda it: it.image.write(it.sessions[505].entry, b"\xa5" * 80),
         {"KHO505", "KHO509"},
@@ -240,14 +225,8 @@ CASCADES: dict[str, tuple[Damage, set[str]]] = {
         lambda it: it.subnode("x111", it.blobs["kexec-metadata"], 73),
         {"KHO111"},
     ),
-    "region over another": (
-        lambda it: region(it, "r604", "start", it.start("r601")),
-        {"KHO604"},
-    ),
-    "region size gone wild": (
-        lambda it: region(it, "r604", "size", 1 << 40),
-        {"KHO603", "KHO604"},
-    ),
+    "region over another": (lambda it: region(it, "r604", "start", it.start("r601")), {"KHO604"}),
+    "region size gone wild": (lambda it: region(it, "r604", "size", 1 << 40), {"KHO603", "KHO604"}),
     "region start outside RAM": (lambda it: region(it, "r604", "start", BEYOND), {"KHO603"}),
     "region of another kind": (
         lambda it: dict(it.regions)[b"r604"].update({b"compatible": b"x\0"}),

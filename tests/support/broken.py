@@ -403,9 +403,4 @@ def scratch_contradicted(it: Reference) -> Seen:
     return Seen(it.scratch_table, path, f"--scratch names {own}; {path} names {own}, ")
 
 
-BROKEN: dict[str, Broken] = {
-    **broken.cases,
-    **SUBNODES.cases,
-    **CONTENTS.cases,
-    **FILES.cases,
-}
+BROKEN: dict[str, Broken] = {**broken.cases, **SUBNODES.cases, **CONTENTS.cases, **FILES.cases}

@@ -17,13 +17,7 @@ from kho_inspect.model.radix_tree import RadixTree
 HOME = Path(
     os.environ.get("KHO_CAPTURES") or Path(__file__).parents[3] / "shared" / "captures"
 ).resolve()
-NAMES = (
-    "x86_64-kho-v1",
-    "x86_64-kho-v2",
-    "x86_64-kho-v3",
-    "x86_64-kho-v4",
-    "arm64-16k-kho-v4",
-)
+NAMES = ("x86_64-kho-v1", "x86_64-kho-v2", "x86_64-kho-v3", "x86_64-kho-v4", "arm64-16k-kho-v4")
 HOLE = 4096
 
 

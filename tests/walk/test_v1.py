@@ -71,10 +71,7 @@ class Image:
         root = fdt_blob(
             Tree(
                 b"",
-                [
-                    (b"compatible", b"kho-v1\0"),
-                    (b"preserved-memory-map", struct.pack("<Q", first)),
-                ],
+                [(b"compatible", b"kho-v1\0"), (b"preserved-memory-map", struct.pack("<Q", first))],
                 [Tree(b"memblock", [(b"fdt", struct.pack("<Q", FDT + self.page))])],
             )
         )
