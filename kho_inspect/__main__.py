@@ -1,7 +1,5 @@
 """``python -m kho_inspect`` and the ``kho-inspect`` console script."""
 
-from __future__ import annotations
-
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:

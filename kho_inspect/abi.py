@@ -6,8 +6,6 @@ string says: which root it stands under does not matter. Sources: the kernel's
 strings and feature headers the series on the linux-mm list (2026).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache

@@ -4,8 +4,6 @@ An exception ends a run: there is nothing (left) to inspect. Damage *inside* a h
 never an exception, it is a :class:`kho_inspect.model.faults.Fault`.
 """
 
-from __future__ import annotations
-
 
 class KhoError(Exception):
     """Base of everything kho-inspect raises on purpose.

@@ -4,8 +4,6 @@ Source: ``enum kho_radix_consts`` and the key encoding in
 ``include/linux/kho/abi/kexec_handover.h`` (kho-v2, kho-v3/v4).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

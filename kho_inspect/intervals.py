@@ -5,8 +5,6 @@ A *merged* set is sorted, disjoint and not even touching. The unit is the caller
 frames, as a rule, so that 2**64 bytes fit). Built for millions of intervals.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 

@@ -4,8 +4,6 @@ A hostile dump can cost work and memory out of all proportion to its size. Each 
 ``--max-…`` option of its name, which every message about it names.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from typing import Any
 

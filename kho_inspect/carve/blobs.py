@@ -1,7 +1,5 @@
 """Sub-node blobs by their contents, and the root FDTs in the dump that point to them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

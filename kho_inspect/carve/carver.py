@@ -1,7 +1,5 @@
 """Everything that a dump yields by contents: scan → read → hold to each other → trust."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Memory that two carved things have in common: the better one keeps it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 

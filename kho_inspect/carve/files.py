@@ -1,7 +1,5 @@
 """Files of LUO by their contents: sessions, lists of files and descriptors, held to each other."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ The kernel puts each at the start of a page of its own, so the first words of ev
 compared, all pages of a piece at a time. The page size is not known: that is done for the smallest.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field

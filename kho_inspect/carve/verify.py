@@ -5,8 +5,6 @@ keeps a folio naturally aligned in memory and in the file, and ``memfd_pin_folio
 hole, so that a folio reaches to where the next one begins (``mm/memfd_luo.c``, 7.0 to 7.3).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

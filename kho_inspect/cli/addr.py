@@ -1,7 +1,5 @@
 """``addr``: what an address, or a place in a file, is to the handover."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """``blobs``: what the sub-nodes point to."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import click

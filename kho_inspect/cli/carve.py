@@ -1,7 +1,5 @@
 """``carve``: what structures of a handover yield by their contents, without DTB and map."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import click

@@ -1,7 +1,5 @@
 """The door through which all text leaves: to stdout and stderr."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

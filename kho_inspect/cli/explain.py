@@ -1,7 +1,5 @@
 """``explain``: what a rule checks, why it matters, who enforces it."""
 
-from __future__ import annotations
-
 import click
 
 from kho_inspect.cli import exit_codes

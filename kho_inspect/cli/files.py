@@ -1,7 +1,5 @@
 """``files``: every file of every session."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from functools import partial

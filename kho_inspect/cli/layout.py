@@ -1,7 +1,5 @@
 """The layout of a command's ``--help``."""
 
-from __future__ import annotations
-
 import click
 
 

@@ -1,7 +1,5 @@
 """Options that mean the running kernel, in place of the arguments DUMP and DTB."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

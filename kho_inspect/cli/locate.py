@@ -1,7 +1,5 @@
 """``locate``: root FDTs, the scratch table and the kernels, out of the dump alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """The command group: ``kho-inspect DUMP DTB`` is ``kho-inspect show DUMP DTB``."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys

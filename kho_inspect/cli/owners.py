@@ -1,7 +1,5 @@
 """``owners``: who owns every preserved page."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import click

@@ -1,7 +1,5 @@
 """Types of parameters: how a word of the command line becomes a value."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from typing import Any

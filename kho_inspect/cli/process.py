@@ -3,8 +3,6 @@
 Imports no other module of the package at its top: Ctrl-C must be handled from the first import on.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """``ranges``: every preserved range, streamed."""
 
-from __future__ import annotations
-
 from itertools import chain
 
 import click

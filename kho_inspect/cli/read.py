@@ -1,7 +1,5 @@
 """``read``: the bytes at an address, or of a file."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import click

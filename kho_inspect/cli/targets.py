@@ -1,7 +1,5 @@
 """``targets``: what kernels accept, and which of them can hand over to which."""
 
-from __future__ import annotations
-
 import os
 
 import click

@@ -1,7 +1,5 @@
 """``tree``: the radix tree of preserved memory."""
 
-from __future__ import annotations
-
 import click
 
 from kho_inspect.cli.exit_codes import handover_status

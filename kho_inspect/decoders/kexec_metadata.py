@@ -1,7 +1,5 @@
 """kexec-metadata: which kernel came before, ``kernel/liveupdate/kexec_handover.c`` [7.1]."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kho_inspect.decoders.context import Context

@@ -1,7 +1,5 @@
 """kho_test: the kernel's own test module, ``lib/test_kho.c`` (kho-test-v1) [6.16 …]."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ luo-v1 [6.19, 7.0, 7.1] is an FDT that points to plain arrays, luo-v5 [7.2, 7.3]
 points to chains of kho_blocks. Sessions are written at reboot only: none before that is normal.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """memblock: the ``reserve_mem=`` regions (memblock-v1), ``mm/memblock.c`` [6.16 …]."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Preserved memfds: ``mm/memfd_luo.c`` (memfd-v1 [6.19, 7.0]; memfd-v2 [7.1 …])."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which decoder reads which blob: the one table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The sub-nodes of the root FDT and the blobs they point to: ``kho_retrieve_subtree()``."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 

@@ -4,8 +4,6 @@ That file holds JSON: ``{"version": 1, "units": {UNIT: {"fdstore": [ENTRY, …]}
 ``{"type": "fd", "name", "token"}`` and ``{"type": "luo_session", "name", "sessionName"}``.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple

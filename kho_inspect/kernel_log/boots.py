@@ -1,7 +1,5 @@
 """Which logs are of one kernel, and who booted whom."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

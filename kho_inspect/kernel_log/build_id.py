@@ -1,7 +1,5 @@
 """The build id of a kernel that left no VMCOREINFO, from the ELF notes in its image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from kho_inspect.kernel_log.translate import Shifted, read_filled

@@ -1,7 +1,5 @@
 """What the kernels of a dump printed of the handovers that they were given."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Sequence
 

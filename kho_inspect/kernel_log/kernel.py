@@ -1,7 +1,5 @@
 """One kernel of a dump: what its log and VMCOREINFO say of it."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 

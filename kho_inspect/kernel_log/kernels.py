@@ -1,7 +1,5 @@
 """The kernels of a dump: from VMCOREINFO and banners, each with its log, and who booted whom."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias

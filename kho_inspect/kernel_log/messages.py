@@ -4,8 +4,6 @@ The texts are those of 6.18 to 7.3: ``kernel/liveupdate/``, ``mm/memblock.c``, `
 ``lib/test_kho.c``, ``lib/tests/liveupdate.c``, ``arch/x86/kernel/setup.c``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from enum import StrEnum

@@ -4,8 +4,6 @@
 descriptor says so, holds the very id that is looked for, and its block of text begins with that id.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field

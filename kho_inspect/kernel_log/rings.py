@@ -1,7 +1,5 @@
 """Rings that nothing in the dump names, by what their structs hold."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from itertools import islice
 

@@ -1,7 +1,5 @@
 """Traces of kernels in memory, looked for in the one scan that finds root FDTs too."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Kernel virtual addresses to physical ones, by what VMCOREINFO says and the page tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias

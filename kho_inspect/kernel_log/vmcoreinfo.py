@@ -4,8 +4,6 @@
 boot, and from there into the notes of a dump.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a kernel accepts, out of its image: compatible strings, features, release, page size."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """From a kernel file to the kernel in it: vmlinux, bzImage, arm64 Image, EFI zboot, compressed."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from kho_inspect.errors import unreadable

@@ -1,7 +1,5 @@
 """Where kernels lie: a file of their own, a Debian package, a directory."""
 
-from __future__ import annotations
-
 import re
 import tarfile
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What kernels are compressed with, each bounded by what a kernel may unpack to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 

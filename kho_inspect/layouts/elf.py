@@ -1,7 +1,5 @@
 """ELF64 little-endian core files: System V gABI, "ELF Header" and "Program Header"."""
 
-from __future__ import annotations
-
 from construct import Bytes, Int8ul, Int16ul, Int32ul, Int64ul, Struct
 
 ELFMAG = b"\x7fELF"

@@ -1,7 +1,5 @@
 """The flattened device tree container: Devicetree Specification 0.4, chapter 5; libfdt's fdt.h."""
 
-from __future__ import annotations
-
 from construct import Int32ub, Int64ub, Struct
 
 FDT_MAGIC = 0xD00DFEED

@@ -3,8 +3,6 @@
 AVML writes the same records for its uncompressed dumps.
 """
 
-from __future__ import annotations
-
 from construct import Bytes, Int32ul, Int64ul, Struct
 
 LIME_MAGIC = 0x4C694D45

@@ -3,8 +3,6 @@
 luo-v1 [6.19, 7.0, 7.1], luo-v5 [7.2, 7.3]; composite strings and feature headers are proposals.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 from construct import Bytes, Int64ul, Struct

@@ -4,8 +4,6 @@ VMCOREINFO says where the fields stand in a kernel of its own; :func:`placed` fo
 declared here says of what type they are, and where they stand when no VMCOREINFO is left.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

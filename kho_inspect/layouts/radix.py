@@ -4,8 +4,6 @@ A node is exactly one page. Interior nodes are tables of physical addresses (0: 
 leaves are bitmaps whose bit i is bit i % 64 of little-endian word i // 64.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 from construct import Struct

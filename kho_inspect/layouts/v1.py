@@ -1,7 +1,5 @@
 """The kho-v1 memory map: ``kernel/kexec_handover.c`` [6.16 … 7.0], never in a header."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from construct import Int32ul, Int64ul, Struct

@@ -4,8 +4,6 @@
 a fixed-size Struct into the numpy dtype of the same bytes, for reading thousands at a time.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from functools import cache

@@ -1,7 +1,5 @@
 """vmalloc preservation: ``include/linux/kho/abi/kexec_handover.h`` (kho-v2 … v4; same in v1)."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from construct import Int16ul, Int32ul, Int64ul, Struct

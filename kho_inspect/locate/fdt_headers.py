@@ -1,7 +1,5 @@
 """Where device trees begin, as far as their headers tell."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -6,8 +6,6 @@ difference between address and file offset. Votes only propose: a fit is what th
 confirms, read from the root down, with blobs and the root FDT recorded in it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

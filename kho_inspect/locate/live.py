@@ -3,8 +3,6 @@
 ``kernel/liveupdate/kexec_handover_debugfs.c`` [6.16 to 7.3]; the memory is ``memory.kcore``'s.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

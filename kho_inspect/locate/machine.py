@@ -1,7 +1,5 @@
 """What memory the machine has, by its firmware's table in ``struct boot_params``."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kho_inspect.layouts.boot_params import (

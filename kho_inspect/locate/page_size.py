@@ -6,8 +6,6 @@ under each candidate, and the sub-nodes' blobs, which are preserved by construct
 up in it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

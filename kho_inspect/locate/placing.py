@@ -4,8 +4,6 @@ Each pair of a blob pointer and such a beginning in the file votes for one diffe
 address and file offset. Votes only propose: they prove nothing.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 

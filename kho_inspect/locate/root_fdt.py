@@ -1,7 +1,5 @@
 """Reading the KHO root FDT from its file, completed from the dump when it is cut short."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from typing import TypeAlias

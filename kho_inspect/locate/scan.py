@@ -1,7 +1,5 @@
 """Finding root FDTs, and what points to them, in a memory dump."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 

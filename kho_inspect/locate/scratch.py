@@ -1,7 +1,5 @@
 """The scratch table that something in the dump, or a boot DTB, points to."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

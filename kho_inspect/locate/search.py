@@ -1,7 +1,5 @@
 """Finding bytes in all memory that a dump stores."""
 
-from __future__ import annotations
-
 import bisect
 from collections.abc import Callable, Iterator
 

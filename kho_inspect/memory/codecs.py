@@ -3,8 +3,6 @@
 Every codec of a page gives hardly more than the bytes it is asked for, whatever its input claims.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple

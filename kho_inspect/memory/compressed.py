@@ -4,8 +4,6 @@ Blocks of zeros become holes, so that a dump that is almost all hole needs the d
 only. The file has no name: it is gone with the process.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@
 but not stored; every other kind of segment is passed over.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from kho_inspect.errors import UnreadableInputError

@@ -1,7 +1,5 @@
 """Opening files: regular ones mapped as a whole, or the first bytes of any, or of a pipe."""
 
-from __future__ import annotations
-
 import errno
 import mmap
 import os

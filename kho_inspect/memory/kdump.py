@@ -8,8 +8,6 @@ A page is looked at when it is asked for, not before. One that cannot be had, be
 descriptor or its data is damaged, is not stored, and the error says why.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The headers of a kdump-compressed file: read once, checked against the file, then trusted."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from kho_inspect.errors import UnreadableInputError

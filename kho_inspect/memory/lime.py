@@ -4,8 +4,6 @@ LiME's other two formats have no header: *padded* is a plain raw dump (offset = 
 is the ranges alone, whose addresses are lost unless /proc/iomem was saved with it.
 """
 
-from __future__ import annotations
-
 from kho_inspect.errors import unreadable
 from kho_inspect.layouts import lime
 from kho_inspect.memory.files import DumpFile

@@ -1,7 +1,5 @@
 """Physical memory as segments of one memory-mapped file: what raw dumps and ELF cores share."""
 
-from __future__ import annotations
-
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple

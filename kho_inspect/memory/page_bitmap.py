@@ -1,7 +1,5 @@
 """A bitmap of page frames inside a dump file, as intervals: a list of pages would be too long."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kho_inspect import intervals

@@ -1,7 +1,5 @@
 """Telling one dump format from another by its first bytes, and unwrapping what is packed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

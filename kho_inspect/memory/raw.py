@@ -5,8 +5,6 @@ elsewhere (arm64 ``virt``: 0x40000000) needs a base; a RAM backing file or VM sn
 the blocks around the PCI hole are concatenated, needs one map per block.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Memory that keeps which pages were read: what an answer rests on."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

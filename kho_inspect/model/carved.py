@@ -1,7 +1,5 @@
 """What one dump yields by contents, without a map."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 

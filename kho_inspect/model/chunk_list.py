@@ -1,7 +1,5 @@
 """The preserved-memory map of kho-v1: a list of chunks, each an array of bitmaps."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Damage that reading a handover can meet."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

@@ -1,7 +1,5 @@
 """The names that userspace gave to the files and sessions that it preserved."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias

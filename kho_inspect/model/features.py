@@ -1,7 +1,5 @@
 """The feature header that stands in place of a version string."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from kho_inspect.units import flag_names, flag_text

@@ -4,8 +4,6 @@ Physical addresses and sizes are in bytes, ``pfn`` and interval arrays in pages 
 handover's own page size. Arrays are numpy int64 or uint64, never lists of pages.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum

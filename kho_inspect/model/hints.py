@@ -1,7 +1,5 @@
 """What a file holds, as far as its first bytes tell: a hint, never a fact."""
 
-from __future__ import annotations
-
 import json
 import struct
 from enum import Enum

@@ -1,7 +1,5 @@
 """A kernel as its image shows it, and which kernels can hand over to which."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum

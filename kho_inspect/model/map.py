@@ -1,7 +1,5 @@
 """What a radix tree and a list of chunks have in common as preserved-memory maps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias

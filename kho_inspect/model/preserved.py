@@ -3,8 +3,6 @@
 Arrays are numpy int64 page frames, never lists of pages.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """What a kernel in the dump printed of the handover that it was given."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from kho_inspect.units import PhysAddr

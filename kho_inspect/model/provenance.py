@@ -1,7 +1,5 @@
 """How far what was found by its contents can be trusted, and why."""
 
-from __future__ import annotations
-
 from enum import Enum, StrEnum
 from typing import NamedTuple
 

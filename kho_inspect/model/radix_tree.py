@@ -1,7 +1,5 @@
 """The preserved-memory map from kho-v2 on: a radix tree whose leaves are bitmaps of keys."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

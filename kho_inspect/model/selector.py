@@ -1,7 +1,5 @@
 """Reading spelled names back: the inverse of ``render.names``."""
 
-from __future__ import annotations
-
 import re
 from fnmatch import translate
 from urllib.parse import unquote

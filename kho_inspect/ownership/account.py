@@ -4,8 +4,6 @@ A block is restored as a whole, so a claim on any part of a block owns all of it
 arithmetic on page frames throughout; nothing here is done page by page.
 """
 
-from __future__ import annotations
-
 from itertools import zip_longest
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a handover has at one physical address."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kho_inspect.memory import PhysicalMemory, Presence

@@ -1,7 +1,5 @@
 """Collecting which structure claims which memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What was not followed and may own memory: while there is any, unclaimed memory is no leak."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from kho_inspect.model.claims import Hidden

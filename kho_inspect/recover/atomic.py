@@ -3,8 +3,6 @@
 Whatever ends the work before that (an error, Ctrl-C, a full disk) leaves nothing behind.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

@@ -1,7 +1,5 @@
 """The content of items, part by part: what is there, what is a hole, and what is lacking."""
 
-from __future__ import annotations
-
 import bisect
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """How far the bytes of a dump are what was handed over."""
 
-from __future__ import annotations
-
 import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ What the map does not preserve is such a gap too ("not preserved"), but its byte
 may be right still. What cannot be trusted at all has a doubt.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The files of all live-update sessions, as a list."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 

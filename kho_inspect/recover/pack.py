@@ -4,8 +4,6 @@ RAM that is left out stays declared, so that "not stored" is what it reads as. C
 and regions are left out unless asked for.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What can be taken out of a handover, and the selectors and file names for it."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """``addr`` on the console."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from rich.console import Console

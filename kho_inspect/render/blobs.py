@@ -1,7 +1,5 @@
 """Sub-nodes and what they hold, on the console."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice

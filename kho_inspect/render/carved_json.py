@@ -1,7 +1,5 @@
 """The JSON documents of what was carved."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from kho_inspect.memory import PhysicalMemory

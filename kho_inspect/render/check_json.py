@@ -1,7 +1,5 @@
 """Verdicts as JSON."""
 
-from __future__ import annotations
-
 from kho_inspect.errors import KhoError
 from kho_inspect.model.contents import Document
 from kho_inspect.render.json import address, head

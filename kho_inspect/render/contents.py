@@ -1,7 +1,5 @@
 """Decoded blobs on the console, as each describes itself in rows."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

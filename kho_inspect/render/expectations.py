@@ -1,7 +1,5 @@
 """A starting file of expectations, from an image that is known to be good."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 

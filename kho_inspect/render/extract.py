@@ -1,7 +1,5 @@
 """What ``extract`` wrote, on the console."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """KHO's property values as text: native-endian numbers and strings, told apart by their shape."""
 
-from __future__ import annotations
-
 import re
 
 from kho_inspect.render.safe import safe

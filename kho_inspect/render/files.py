@@ -1,7 +1,5 @@
 """The list of files, one a line, and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 from kho_inspect.model.contents import Document

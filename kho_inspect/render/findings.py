@@ -1,7 +1,5 @@
 """Verdict and findings on the console."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 

@@ -1,7 +1,5 @@
 """``show``: one screen of answers, at most 20 lines of 80 columns for any handover."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """What ``find`` found, as lines for a plain stream and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 
 from kho_inspect.memory import PhysicalMemory

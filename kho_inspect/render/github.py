@@ -1,7 +1,5 @@
 """Verdicts as GitHub workflow commands."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from kho_inspect.errors import KhoError

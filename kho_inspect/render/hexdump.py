@@ -1,7 +1,5 @@
 """Hexdumps with physical addresses."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from kho_inspect.units import PhysAddr

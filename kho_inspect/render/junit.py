@@ -1,7 +1,5 @@
 """Verdicts as JUnit XML."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from xml.etree import ElementTree
 

@@ -1,7 +1,5 @@
 """Findings, one a line: for grep and editors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from kho_inspect.render.names import message_text, path_name

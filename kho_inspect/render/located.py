@@ -1,7 +1,5 @@
 """``locate`` on the console."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rich.console import Console

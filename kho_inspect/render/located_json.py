@@ -1,7 +1,5 @@
 """``locate`` as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain
 

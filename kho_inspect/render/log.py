@@ -1,7 +1,5 @@
 """``log``: a kernel's log as dmesg prints it, and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 from kho_inspect.kernel_log.kernel import UNKNOWN, Kernel

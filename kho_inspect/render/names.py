@@ -3,8 +3,6 @@
 ``model.selector`` reads it back: a name from the dump is escaped, so that it cannot pass for two.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any

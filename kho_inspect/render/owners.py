@@ -1,7 +1,5 @@
 """Who owns what, on the console."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice

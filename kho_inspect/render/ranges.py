@@ -1,7 +1,5 @@
 """Preserved ranges as text: in batches, so that millions of them need little memory and time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain

@@ -1,7 +1,5 @@
 """What ``read`` shows of memory or a file, as lines for a plain stream."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 

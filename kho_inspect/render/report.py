@@ -1,7 +1,5 @@
 """``show --full``: orders, ranges, tree and contents below the first screen."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rich.console import Console

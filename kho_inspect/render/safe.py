@@ -1,7 +1,5 @@
 """Strings of a dump made safe for a terminal, and for what reads the output."""
 
-from __future__ import annotations
-
 import re
 
 _MARKS = str.maketrans(

@@ -1,7 +1,5 @@
 """Verdicts as SARIF 2.1.0."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The preserved-memory map as text: folded, or every node on its own line."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 

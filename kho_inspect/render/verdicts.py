@@ -1,7 +1,5 @@
 """Verdicts and findings in words, for every form of output: Rich is not imported."""
 
-from __future__ import annotations
-
 from kho_inspect.render.explain import sections
 from kho_inspect.render.names import message_text, path_name
 from kho_inspect.rules.base import Evidence, Finding, Observation, Severity

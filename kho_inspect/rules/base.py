@@ -1,7 +1,5 @@
 """What rules need, and what they find."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum, IntEnum

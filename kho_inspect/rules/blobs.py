@@ -1,7 +1,5 @@
 """KHO6xx: the other blobs."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What rules need to know of claims on memory: ``case.claims``."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from functools import cached_property
 

@@ -1,7 +1,5 @@
 """Running the catalogue over a case."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

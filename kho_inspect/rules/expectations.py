@@ -30,8 +30,6 @@ start = "0x79c7000"
 size = "16K"
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

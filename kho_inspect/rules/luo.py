@@ -1,7 +1,5 @@
 """KHO50x to KHO51x: the Live Update Orchestrator's sessions and files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What rules need to know of the map and of the memory that it preserves: ``case.map``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import cached_property
 

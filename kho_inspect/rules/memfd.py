@@ -1,7 +1,5 @@
 """KHO52x to KHO53x: preserved memfds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """KHO3xx: preserved memory and scratch."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Hashable, Iterable, Iterator
 

@@ -1,7 +1,5 @@
 """KHO1xx: the root FDT."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from kho_inspect import intervals

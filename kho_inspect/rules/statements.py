@@ -1,7 +1,5 @@
 """What follows from the findings: capture, decision and integrity, each with what it rests on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from itertools import islice

@@ -1,7 +1,5 @@
 """KHO4xx: sub-nodes of the root FDT, and vmalloc areas wherever they occur."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """KHO536 to KHO539: the names that systemd keeps of its file descriptors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from kho_inspect.model.faults import FaultKind

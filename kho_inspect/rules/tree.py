@@ -1,7 +1,5 @@
 """KHO2xx: the radix tree of preserved memory."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From set bits to page frames: runs of bits, and of the keys of a radix tree, order by order."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

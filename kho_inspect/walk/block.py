@@ -1,7 +1,5 @@
 """Walking a chain of kho_blocks: ``kho_block_restore()`` and its readers [7.2]."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

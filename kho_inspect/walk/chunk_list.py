@@ -3,8 +3,6 @@
 Source: ``kho_mem_deserialize()`` in ``kernel/kexec_handover.c`` [6.18].
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

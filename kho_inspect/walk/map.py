@@ -1,7 +1,5 @@
 """The map of preserved pages that a root FDT names, in the form of its ABI."""
 
-from __future__ import annotations
-
 from kho_inspect.abi import MAP_PROPERTY
 from kho_inspect.geometry import PageGeometry
 from kho_inspect.limits import Limits

@@ -1,7 +1,5 @@
 """The guards of pointers: memory that can be read, and lists of pages that come to an end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias

@@ -1,7 +1,5 @@
 """Walking a preserved vmalloc area: ``kho_restore_vmalloc()`` in ``kernel/liveupdate/``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
