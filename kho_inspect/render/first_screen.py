@@ -50,7 +50,7 @@ def print_first_screen(
             left = f"… {len(sessions) - room + 1:,} more: blobs LUO"
             sessions = [*sessions[: room - 1], _row("", plain(left, "dim"))]
         left_out = len(verdict.findings) - len(findings)
-        more = f"{left_out:,} more findings: check" if left_out > 0 else NEXT
+        more = f"{plural(left_out, 'more finding')}: check" if left_out > 0 else NEXT
         lines = [*head, *sessions, *findings, _row("next", plain(more, "dim"))]
     for line in lines:
         console.print(line if full else cropped(line, console.width))

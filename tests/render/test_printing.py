@@ -15,9 +15,11 @@ from kho_inspect.cli.params import RamMap
 from kho_inspect.render.console import cropped, folded
 from kho_inspect.render.findings import _intervals
 from kho_inspect.rules.engine import RULES
+from tests.support.broken import BROKEN
 from tests.support.builder import Image
 from tests.support.cli import DTB, DUMP, REPO, kho_inspect
 from tests.support.luo_builder import File, Session, luo_v5, memfd, pattern
+from tests.support.reference import Reference
 from tests.support.running import in_process, save
 
 
@@ -203,6 +205,15 @@ def test_the_first_screen_names_what_shows_the_rest(monkeypatch: pytest.MonkeyPa
     assert "1 more: --full" in shown and "3 more: --full" in shown
     full = in_process("show", DUMP, DTB, "--full").stdout
     assert "more: --full" not in full and "0x4400000-0x5400000" in full
+
+
+def test_one_finding_that_the_first_screen_leaves_out_is_no_findings(tmp_path: Path) -> None:
+    image = Reference()
+    for code in ("KHO504", "KHO505", "KHO506", "KHO508", "KHO511", "KHO512"):
+        BROKEN[code].damage(image)
+    dump, dtb = image.write(tmp_path)
+    shown = in_process("show", dump, dtb).stdout
+    assert "1 more finding: check" in shown
 
 
 @pytest.mark.parametrize(
