@@ -165,6 +165,29 @@ def test_files_over_several_blocks(abi: str, count: int, pages: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("count", [64, 255, 1 << 63])
+def test_a_block_that_counts_more_than_its_page_has_room_for_says_how_many_it_has(
+    count: int,
+) -> None:
+    image = Image()
+    written = luo(image, [Session(b"vm", [File(1, compatible=b"opaque", data=1)])])
+    (block,) = written.files[0].pages
+    image.write_u64(block + 8, count)
+    fault = only_fault(seen(image), FaultKind.BLOCK_COUNT)
+    assert message_text(fault.message).endswith(
+        f"counts {count:,} entries, its page has room for 63"
+    )
+
+
+def test_what_stands_behind_a_full_block_is_no_entry() -> None:
+    """63 entries leave 48 bytes of a page."""
+    image = Image()
+    files = [File(token, compatible=b"opaque", data=token) for token in range(63)]
+    written = luo(image, [Session(b"vm", files)])
+    image.write(written.files[0].pages[0] + 16 + 63 * 64, b"text")
+    assert len(sound(image, Luo).files) == 63
+
+
 def test_a_chain_without_a_session_is_a_fault() -> None:
     """7.2 and 7.3 panic on it: a writer without sessions leaves the pointer at 0."""
     image = Image()

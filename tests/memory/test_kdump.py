@@ -307,10 +307,18 @@ def test_a_header_that_lies_is_refused(
     refused(dump, match)
 
 
-@pytest.mark.parametrize("pages", [0, 1 << 40, (1 << 40) + 1, (1 << 64) - 1])
-def test_an_absurd_max_mapnr_is_refused(dump: Path, layout: Layout, pages: int) -> None:
+@pytest.mark.parametrize(
+    ("pages", "words"),
+    [
+        (0, "more than nothing and at most 4 PiB"),
+        (1 << 40, "too short for max_mapnr 0x10000000000"),
+        ((1 << 40) + 1, "more than nothing and at most 4 PiB"),
+        ((1 << 64) - 1, "more than nothing and at most 4 PiB"),
+    ],
+)
+def test_an_absurd_max_mapnr_is_refused(dump: Path, layout: Layout, pages: int, words: str) -> None:
     patch(dump, layout.sub_header + 96, struct.pack("<Q", pages))
-    refused(dump, "max_mapnr")
+    refused(dump, words)
 
 
 @pytest.mark.parametrize("size", [8, 100, 463, 464, 4096, 4199, 4200, 8192, 12288])

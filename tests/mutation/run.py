@@ -9,8 +9,9 @@ cosmic-ray lists the changes, and makes them. A sample is of places in the sourc
 one of its changes is drawn. First all tests run once, save those in ``APART``, and coverage tells
 which of them run which lines. A change is given to those that run its lines, the fastest first, up
 to the first failure and for about ``--seconds``; one of a line that is run by the import alone to
-those that run its module. A run that takes five times as long as without a change is killed, and
-so counted. Exit status: 1 when a change survived, 2 when the unchanged package fails.
+those that run its module, and to the one that reads the constants of all modules. A run that takes
+five times as long as without a change is killed, and so counted. Exit status: 1 when a change
+survived, 2 when the unchanged package fails.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ REPO = Path(__file__).resolve().parents[2]
 PACKAGE = Path("kho_inspect")
 ROOMS = ["walk", "decoders", "ownership", "rules", "memory", "recover"]
 APART = ("mutation", "bench", "fuzz", "test_fuzz.py", "cli/test_endings.py", "test_readme.py")
+TABLE = "tests/test_limits.py::test_no_bound_of_work_changes_unnoticed"
+"""The test that reads constants of every module, and so runs no line of theirs."""
 NO_BEHAVIOUR = ("test_architecture.py", "test_floors.py", "test_quality.py")
 """Neither: tests of the tree, and those that take too long to run for each change."""
 PYTEST = f"{sys.executable} -m pytest -q -p no:cacheprovider -p tests.mutation.chosen --tb=no "
@@ -119,7 +122,7 @@ class Suite:
         known = self._data.contexts_by_lineno(str(mutant.module_path.resolve()))
         lines = range(mutant.start_pos[0], mutant.end_pos[0] + 1)
         names = {name for line in lines for name in known.get(line, ())} - {""}
-        names = names or {name for run_by in known.values() for name in run_by}
+        names = names or {f"{TABLE}|run", *(name for run_by in known.values() for name in run_by)}
         tests = {name.rpartition("|")[0] for name in names} & self.seconds.keys()
         ordered = sorted(tests, key=lambda test: self.seconds[test])
         begun = accumulate((self.seconds[test] for test in ordered), initial=0.0)

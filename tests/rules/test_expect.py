@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kho_inspect import inspect
+from kho_inspect.errors import ExpectationError
 from kho_inspect.rules.expectations import parse_expectations
 from tests.support.captures import Capture
 from tests.support.cli import DTB, DUMP, REPO
@@ -387,6 +389,17 @@ def test_a_hostile_or_empty_file_is_usage(
     text: str, words: str, tmp_path: Path, sound: tuple[Path, Path]
 ) -> None:
     assert words in refused(text, tmp_path, sound)
+
+
+@pytest.mark.parametrize(("length", "cut"), [(198, False), (199, True)])
+def test_a_name_of_the_file_is_cut_in_the_message_behind_200_characters(
+    length: int, cut: bool
+) -> None:
+    name = "a" * length
+    with pytest.raises(ExpectationError) as caught:
+        parse_expectations(json.dumps({name: 1}), "x")
+    quoted = f"'{'a' * 199}…" if cut else f"'{name}'"
+    assert str(caught.value).endswith(f"nothing is known of {quoted}")
 
 
 def test_a_line_of_blanks_after_a_bracket_is_read_once() -> None:

@@ -6,6 +6,7 @@ is left as it is: a stray bit, a pointer or a count overwritten, a page recycled
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -312,6 +313,21 @@ def test_pages_of_two_sessions_are_one_finding_however_many_files_share_them(
     found = document("check", *files)["findings"]
     shared = [one for one in found if "belongs to two files" in one["message"]]
     assert [(one["code"], one["count"]) for one in shared] == [("KHO514", 1)]
+
+
+def test_a_page_of_three_files_is_told_with_two_of_them(tmp_path: Path) -> None:
+    image = Image()
+    made = [memfd(image, pattern(PAGE, number)) for number in range(3)]
+    for mine in made[1:]:
+        image.write_u64(mine.area.pieces[0], image.read_u64(made[0].area.pieces[0]))
+    luo_v5(image, [Session(b"vm", [File(at, one) for at, one in enumerate(made, 1)])])
+    found = document("check", *save(image, tmp_path, image.finish()))["findings"]
+    shared = [one["message"] for one in found if one["code"] == "KHO514"]
+    page = hex(made[0].folios[0].paddr)
+    assert len(shared) == 1
+    assert re.fullmatch(
+        rf"4 KiB at {page}-\w+ belongs to two files: LUO/vm/0x1 .*; LUO/vm/0x2 .*", shared[0]
+    )
 
 
 def test_a_list_of_files_under_two_sessions_is_not_called_two_files() -> None:
