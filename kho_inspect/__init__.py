@@ -5,6 +5,8 @@ prints, ``inspect_all`` those of many images. Importing the package is cheap: it
 imported on first use.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

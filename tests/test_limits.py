@@ -78,6 +78,20 @@ def test_nodes_beyond_the_budget_cost_what_they_lead_to() -> None:
     assert not look(image, dtb, limits=Limits(nodes=nodes)).faults
 
 
+def test_the_budget_names_the_first_node_that_it_leaves_out() -> None:
+    image = Image(ram=(1 << 20, 2 << 30))
+    for paddr in (4 << 20, 512 << 20, 1 << 30):
+        image.preserve(paddr, 0)
+    dtb = image.finish()
+    whole = look(image, dtb)
+    assert whole.tree is not None
+    (leaves,) = (group for group in whole.tree.groups() if group.level == 0)
+    left_out = len(leaves.paddr) - 1
+    (fault,) = look(image, dtb, limits=Limits(nodes=whole.tree.nodes - left_out)).faults
+    assert left_out > 1
+    assert (fault.path, fault.count) == (leaves.path(1), left_out)
+
+
 def test_as_many_nodes_as_the_budget_allows_cost_no_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 """``files``: every file of every session."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator
 from functools import partial

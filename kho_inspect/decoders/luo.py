@@ -394,7 +394,7 @@ def _flbs(context: Context, paddr: PhysAddr, path: Path) -> tuple[LuoFlb, ...]:
     )
 
 
-@lru_cache(64)
+@lru_cache
 def _c_string(raw: bytes) -> str:
     return text_of(raw.split(b"\0")[0])
 

@@ -193,7 +193,7 @@ class KdumpMemory:
         # Unpacks the pages: they are about to be read.
         frames = (paddrs // np.uint64(self._page)).astype(np.int64)
         mask = intervals.contains(self._dumped, frames)
-        for at in mask.nonzero()[0].tolist():
+        for at in np.flatnonzero(mask).tolist():
             mask[at] = self.presence(int(paddrs[at]), size) is Presence.STORED
         return mask
 

@@ -56,11 +56,11 @@ def plan(
     memory: PhysicalMemory,
     handover: Handover | None,
     *,
-    content: bool = False,
-    pointers: bool = True,
-    others: Iterable[Handover] = (),
-    carved: Iterable[Item] = (),
-    read: Recorder | None = None,
+    content: bool,
+    pointers: bool,
+    others: Iterable[Handover],
+    carved: Iterable[Item],
+    read: Recorder | None,
 ) -> Plan:
     """Choose the pages: FDT, map, blobs, every structure followed.
 

@@ -256,7 +256,7 @@ def _used(
         phys = phys.reshape(len(chunks), some)
         zero = phys == 0
         counts = np.where(zero.any(axis=1), zero.argmax(axis=1), some)
-        if counts.max(initial=0) < some:
+        if (counts < some).all():
             break
     return phys[np.arange(some) < counts[:, None]], counts
 

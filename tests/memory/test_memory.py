@@ -128,6 +128,13 @@ def test_a_base_too_high_for_the_file_is_refused(dump: Path) -> None:
         open_memory(str(dump), base=(1 << 64) - PAGE)
 
 
+def test_the_last_of_several_blocks_too_high_for_64_bits_is_refused(dump: Path) -> None:
+    dump.write_bytes(bytes(2 * PAGE))
+    blocks = [RamBlock(0, 0, PAGE), RamBlock((1 << 64) - PAGE, PAGE, 2 * PAGE)]
+    with pytest.raises(UnreadableInputError, match="8 KiB at 0xfffffffffffff000 end beyond 64"):
+        open_memory(str(dump), blocks=blocks)
+
+
 # -- blocks
 
 

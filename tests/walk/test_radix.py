@@ -12,7 +12,7 @@ from kho_inspect.model.faults import FaultKind
 from kho_inspect.model.handover import Handover
 from kho_inspect.render.names import message_text, path_name
 from kho_inspect.walk import radix
-from tests.support.builder import Image
+from tests.support.builder import Image, Tree, fdt_blob
 from tests.support.looking import GEOMETRIES, SHIFTS, blocks_of, look, only_fault, open_image
 
 SOUND = [found for found in GEOMETRIES if found != ("16K", "kho-v2")]
@@ -342,3 +342,25 @@ def test_runs_that_go_on_in_the_next_batch_of_leaves_read_back(
             image.preserve(border + page * 4096, 0)
     dtb = image.finish()
     assert blocks_of(look(image, dtb, elf=True)) == image.preserved
+
+
+@pytest.mark.parametrize(
+    ("value", "state"),
+    [
+        (None, "missing"),
+        (bytes(8), "zero"),
+        (b"", "0 bytes"),
+        (b"\1" * 4, "4 bytes"),
+        (bytes(9), "9 bytes"),
+        (b"\1" * 16, "16 bytes"),
+    ],
+)
+def test_a_map_property_that_is_no_address_is_told(value: bytes | None, state: str) -> None:
+    given = [] if value is None else [(b"preserved-memory-map", value)]
+    image = Image()
+    image.finish()
+    dtb = fdt_blob(Tree(b"", [(b"compatible", b"kho-v4\0"), *given]))
+    fault = only_fault(look(image, dtb), FaultKind.FDT_MAP_PROPERTY)
+    assert message_text(fault.message) == (
+        f"property 'preserved-memory-map' is {state}, should be 8 bytes and non-zero"
+    )

@@ -17,7 +17,8 @@ from kho_inspect.render.names import message_text
 from kho_inspect.walk.faults import FaultLog
 from kho_inspect.walk.vmalloc import parse_vmalloc, walk_vmalloc
 from tests.support.builder import Image
-from tests.support.looking import open_image
+from tests.support.looking import look, open_image
+from tests.support.luo_builder import File, Session, luo_v5, memfd, pattern
 
 SLOTS = 4096 // 8 - 1
 PATH: Path = (Step(StepKind.SUBNODE, "test"),)
@@ -166,6 +167,20 @@ def test_a_chunk_that_cannot_be_read(link: int, kind: FaultKind, at: int) -> Non
     assert (faults[0].paddr, faults[0].path) == (link, chunk(at))
     assert area.pages == at * SLOTS
     assert not area.whole
+
+
+def test_a_page_that_stands_twice_in_the_second_of_two_areas_has_its_own_number() -> None:
+    image = Image()
+    files = [memfd(image, pattern(600 * 4096, seed)) for seed in (1, 2)]
+    chunk = files[1].area.chunks[0]
+    image.write_u64(chunk + 8 + 8 * 2, image.read_u64(chunk + 8))
+    luo_v5(image, [Session(b"vm", [File(at, one) for at, one in enumerate(files)])])
+    (fault,) = look(image, image.finish()).faults
+    assert fault.kind is FaultKind.VMALLOC_DUPLICATE
+    first = files[1].area.pieces[0]
+    assert (
+        message_text(fault.message) == f"vmalloc entry 2 is {first:#x}, which stands there before"
+    )
 
 
 def test_a_piece_off_its_order_is_reported() -> None:
