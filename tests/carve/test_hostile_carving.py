@@ -26,8 +26,8 @@ from tests.support.carving import by_name, carved, content, lose, lose_map
 from tests.support.looking import open_image
 from tests.support.luo_builder import File, Luo, Session, pattern, u64
 
-DECOYS = 4000
-MANY = 3_000
+DECOYS = 2000
+MANY = 1_500
 RAM = (1 << 20, 128 << 20)
 
 

@@ -88,7 +88,7 @@ block_sets = st.dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(block_sets, st.sampled_from([512, 4096]))
 def test_blocks_read_back(
     tmp_path_factory: pytest.TempPathFactory, orders: dict[int, set[int]], bitmap: int
