@@ -149,6 +149,13 @@ TYPED = ("owner", "path", "kind")
 TEXT_METHODS = ("startswith", "endswith", "split", "partition", "rpartition")
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_names_for_the_type_checker_alone_are_never_looked_up(module: str) -> None:
+    """A function inside a function looks up its annotations when the outer one runs."""
+    text = MODULES[module].read_text()
+    assert "if TYPE_CHECKING:" not in text or "from __future__ import annotations" in text
+
+
 @pytest.mark.parametrize(
     "module", [name for name in MODULES if room(name) not in ("render", "memory", "cli")]
 )
