@@ -210,7 +210,7 @@ def _read_array(
 def _read_entries(
     context: Context, paddr: PhysAddr, count: int, entry: Layout, room: int, path: Path
 ) -> NDArray[Any]:
-    step = entry.sizeof()
+    step = dtype_of(entry).itemsize
     capacity = max(room, 0) // step
     if count > capacity:
         context.faults.add(

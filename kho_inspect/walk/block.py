@@ -41,11 +41,12 @@ def walk_blocks(
     above what it has room for gives none. Entries start with a text: one right behind the count
     that has some is not counted, but was written.
     """
-    entry_size = entry.sizeof()
-    header_size = kho_block_header.sizeof()
-    capacity = (geometry.page_size - header_size) // entry_size
+    dtype = dtype_of(entry)
+    # Not sizeof(), which adds up the fields each time: there may be 100,000 sessions.
+    header_size = dtype_of(kho_block_header).itemsize
+    capacity = (geometry.page_size - header_size) // dtype.itemsize
     blocks = PageList(_BLOCKS, memory, geometry, faults)
-    parts = [np.empty(0, dtype_of(entry))]
+    parts = [np.empty(0, dtype)]
     at, found = first, 0
     while at and found < limit:
         here = (*path, Step(StepKind.BLOCK, len(blocks.addresses)))
@@ -65,10 +66,10 @@ def walk_blocks(
         elif not count:
             words = f"kho_block {at:#x} counts no entries, should count 1 to {capacity}"
             faults.add(FaultKind.BLOCK_EMPTY, words, paddr=at, path=here)
-        elif count < capacity and data[header_size + count * entry_size]:
+        elif count < capacity and data[header_size + count * dtype.itemsize]:
             words = f"kho_block {at:#x} counts {count:,} entries, one more stands behind them"
             faults.add(FaultKind.RECORD_UNCOUNTED, words, paddr=at, path=here)
-        parts.append(np.frombuffer(data, dtype_of(entry), count, header_size))
+        parts.append(np.frombuffer(data, dtype, count, header_size))
         found += count
         at = header.next
     return list(blocks.addresses), np.concatenate(parts)
