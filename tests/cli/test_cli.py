@@ -122,6 +122,8 @@ def test_usage_errors_exit_2(args: list[str], monkeypatch: pytest.MonkeyPatch) -
         (["addr", DUMP, DTB, "pfn:0x10000000000000"], "beyond 64 bits"),
         (["addr", DUMP, DTB, "pfn:x"], "'x' is not a number"),
         (["addr", DUMP, DTB, "0x12zz"], "'0x12zz' is not a number"),
+        (["addr", DUMP, DTB, "9Q"], "'9Q' is not a number"),
+        (["addr", DUMP, DTB, "9-Q"], "'9-Q' is not START-END or START+LEN"),
         (["addr", DUMP, DTB, "0x1000", "LUO/nobody"], "no 'LUO/nobody' in this handover"),
         (["owners", DUMP, DTB, "LUO/nobody"], "no 'LUO/nobody' in this handover"),
         (["owners", DUMP, DTB, "LUO", "x*"], "no 'x*' in this handover"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kho_inspect.errors import UnreadableInputError
 from kho_inspect.memory import page_bitmap
 from kho_inspect.memory.files import MappedFile
 from kho_inspect.memory.page_bitmap import fewer_runs, set_bits
@@ -62,3 +65,15 @@ def test_fewer_runs_cover_the_same_with_the_wider_gaps_kept(
     kept = sorted((starts[1:] - ends[:-1]).tolist())
     assert kept == gaps[len(gaps) - len(kept) :]
     assert len(runs) > limit or len(starts) == len(runs)
+
+
+@pytest.mark.parametrize(("runs", "refused"), [(256, False), (255, True)])
+def test_the_runs_of_all_pieces_together_are_bounded(
+    runs: int, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_bitmap, "_CHUNK", 16)
+    monkeypatch.setattr(page_bitmap, "MAX_RUNS", runs)
+    path = tmp_path / "bits"
+    path.write_bytes(b"\x55" * 64)
+    with pytest.raises(UnreadableInputError) if refused else nullcontext():
+        assert len(set_bits(MappedFile(str(path)), 0, 512)[0]) == 256

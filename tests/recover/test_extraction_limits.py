@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import luo_builder as write
 from tests.support.builder import Image, Tree, fdt_blob
-from tests.support.extracting import Case
+from tests.support.extracting import Case, manifest
 from tests.support.kdump_writer import write_kdump
 from tests.support.luo_builder import File, Session
 from tests.support.running import in_process, save
@@ -115,6 +115,9 @@ def test_one_impossible_size_does_not_cost_the_others(tmp_path: Path, what: str)
     assert result.status in (0, 1)
     assert (case.out / "blob" / "kexec-metadata").stat().st_size == 73
     assert (case.out / "manifest.json").exists()
+    if what == "memfd":
+        item = manifest(case.out)["LUO/vm/0x1"]
+        assert item["sha256"] is None and item["file_size"] < item["size"]
 
 
 def test_one_block_named_thousands_of_times_stays_within_the_budget(tmp_path: Path) -> None:

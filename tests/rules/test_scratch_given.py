@@ -118,19 +118,33 @@ def emptied(it: Reference) -> None:
     it.last.append(lambda: it.image.write_u64(it.setup_data + 40, 0))
 
 
+def short(it: Reference) -> None:
+    it.last.append(lambda: it.image.write_u64(it.setup_data + 40, 15))
+
+
+def of_one_entry(it: Reference) -> None:
+    zeroed(it)
+    it.last.append(lambda: it.image.write_u64(it.setup_data + 40, 16))
+
+
+SIZES = {emptied: 0, short: 15, of_one_entry: 16}
+
+
 @pytest.mark.parametrize(
     ("damage", "state"),
     [
         (zeroed, "zero"),
         (elsewhere, "not stored in the dump"),
         (emptied, "0 bytes, less than an entry"),
+        (short, "15 bytes, less than an entry"),
+        (of_one_entry, "zero"),
     ],
 )
 def test_a_table_that_setup_data_names_but_cannot_be_read_is_not_called_missing(
     damage: Callable[[Reference], None], state: str, tmp_path: Path
 ) -> None:
     it = Reference()
-    size = 0 if damage is emptied else 32
+    size = SIZES.get(damage, 32)
     table = FREE if damage is elsewhere else it.scratch_table
     damage(it)
     blocked = {

@@ -364,3 +364,17 @@ def test_a_map_property_that_is_no_address_is_told(value: bytes | None, state: s
     assert message_text(fault.message) == (
         f"property 'preserved-memory-map' is {state}, should be 8 bytes and non-zero"
     )
+
+
+def test_of_very_many_bad_pointers_all_memory_may_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image()
+    image.preserve(image.alloc(), 0)
+    dtb = image.finish()
+    table = image.node(image.key(min(image.preserved)[0], 0), 1)
+    image.write_u64(table + 8 * 100, 1 << 50, 1 << 50)
+    few = look(image, dtb)
+    monkeypatch.setattr(radix, "MAX_LOST", 2)
+    many = look(image, dtb)
+    assert few.tree is not None and many.tree is not None
+    assert many.tree.lost[0].tolist() == [0] and many.tree.lost[1].tolist() == [1 << 52]
+    assert few.tree.lost[1][-1] - few.tree.lost[0][0] < 1 << 30
