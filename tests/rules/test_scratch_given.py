@@ -127,7 +127,7 @@ def of_one_entry(it: Reference) -> None:
     it.last.append(lambda: it.image.write_u64(it.setup_data + 40, 16))
 
 
-SIZES = {emptied: 0, short: 15, of_one_entry: 16}
+SIZES: dict[Callable[[Reference], None], int] = {emptied: 0, short: 15, of_one_entry: 16}
 
 
 @pytest.mark.parametrize(
