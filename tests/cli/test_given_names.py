@@ -60,26 +60,36 @@ def test_names_of_three_units_and_a_nested_session_are_everywhere(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "words"),
     [
-        b"[" * 100_000,
-        b'{"version": 1' + b"0" * 5000 + b"}",
-        b'{"version": true, "units": {}}',
-        b'{"version": 1, "units": []}',
-        b'{"version": 1, "version": 1, "units": {}}',
-        b'{"version": 1, "units": {"a": 1, "b": {"fdstore": 2}, "c": {"fdstore": [3]}}}',
-        store(a=[{"type": "fd", "name": "x", "token": -1}]),
-        store(a=[{"type": "fd", "name": 5, "token": 1}]),
-        store(a=[fd("x" * 256, 1)]),
-        store(**{"a" * 248: [fd("x", 1)]}),
-        store(a=[{"type": "luo_session", "name": "x", "sessionName": "systemd"}]),
-        b"\xff",
-        b" " * (1 << 20) + b"{}",
+        (b"[" * 100_000, "it is not JSON: "),
+        (b'{"version": 1' + b"0" * 5000 + b"}", "it is not JSON: Exceeds the limit"),
+        (b'{"version": true, "units": {}}', "version is True, should be 1"),
+        (b'{"version": 1, "units": []}', "it has no units"),
+        (b'{"version": 1, "version": 1, "units": {}}', "a key stands in one object more than once"),
+        (
+            b'{"version": 1, "units": {"a": 1, "b": {"fdstore": 2}, "c": {"fdstore": [3]}}}',
+            "unit 'a' has a malformed entry",
+        ),
+        (store(a=[{"type": "fd", "name": "x", "token": -1}]), "'a.service' has a malformed entry"),
+        (store(a=[{"type": "fd", "name": 5, "token": 1}]), "'a.service' has a malformed entry"),
+        (store(a=[fd("x" * 256, 1)]), "unit 'a.service' has a malformed entry"),
+        (store(**{"a" * 248: [fd("x", 1)]}), "aaaaaa has a malformed entry"),
+        (
+            store(a=[{"type": "luo_session", "name": "x", "sessionName": "systemd"}]),
+            "'systemd' refers to session 'systemd', which is above it or was referred to before",
+        ),
+        (store(a=[fd("x", 1), fd("y", 1)]), "token 0x1 is in the mapping more than once"),
+        (store(a=[fd("x", 1)], b=[fd("y", 1)]), "token 0x1 is in the mapping more than once"),
+        (b"\xff", "it is not JSON: 'utf-8' codec can't decode byte 0xff"),
+        (b" " * (1 << 20) + b"{}", "1.0 MiB are more than are read"),
     ],
+    ids=lambda text: str(text)[:24],
 )
-def test_a_hostile_mapping_is_a_finding(tmp_path: Path, text: bytes) -> None:
+def test_a_hostile_mapping_is_a_finding(tmp_path: Path, text: bytes, words: str) -> None:
     case, _ = systemd_case(tmp_path, text, b"")
     result = in_process("check", *case.files)
+    assert words in " ".join(result.stdout.split())
     assert "KHO538" in result.stdout
     assert result.stderr == ""
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kho_inspect.cli.main import COMMANDS
-from kho_inspect.memory import open_memory
+from kho_inspect.memory import Presence, open_memory
 from kho_inspect.recover import pack as packing
 from kho_inspect.units import Extent
 from tests.support import luo_builder as write
@@ -23,6 +23,7 @@ from tests.support.dump_files import Segment, write_elf
 from tests.support.extracting import manifest
 from tests.support.kdump_writer import lime_header, write_lime
 from tests.support.luo_builder import File, Luo, Session, pattern
+from tests.support.reference import PAGE, Reference
 from tests.support.running import document, in_process
 
 
@@ -298,3 +299,18 @@ def test_a_dump_that_yields_nothing_is_not_packed(tmp_path: Path) -> None:
     assert result.status == 3
     assert "holds no KHO root FDT" in result.stderr
     assert not (tmp_path / "packed.elf").exists()
+
+
+SAID = ("decision", "integrity", "findings")
+"""What does not name the file."""
+
+
+def test_what_leads_to_the_handover_is_packed(tmp_path: Path) -> None:
+    it, packed = Reference(), tmp_path / "packed.elf"
+    dump, dtb = it.write(tmp_path)
+    assert in_process("pack", dump, dtb, "-o", packed).status == 0
+    memory = open_memory(str(packed))
+    for paddr in (it.setup_data, it.scratch_table, it.fdt):
+        assert memory.presence(paddr, PAGE - paddr % PAGE) is Presence.STORED
+    before, after = (document("check", path, dtb) for path in (dump, packed))
+    assert [after[name] for name in SAID] == [before[name] for name in SAID]
