@@ -360,6 +360,14 @@ def test_an_array_of_two_folios_is_not_taken_for_a_descriptor() -> None:
     assert (len(found.phys), found.folios_info, found.checksum_ok) == (2, None, True)
 
 
+def test_a_descriptor_of_two_folios_is_not_taken_for_an_array() -> None:
+    image = Image()
+    made = write.kho_test(image, FOLIOS[:2])
+    found = sound(image, KhoTest)
+    assert found.phys.tolist() == [folio.paddr for folio in made.folios]
+    assert found.folios_info is not None
+
+
 def test_an_array_of_two_folios_in_high_memory() -> None:
     image = Image(12, "kho-v4", (1 << 40, 16 << 20))
     write.kho_test(image, FOLIOS[:2], inline=True)
