@@ -322,7 +322,7 @@ class _Files:
         decoders = np.array([one.decoder or "" for one in handlers], dtype=str)[handler]
         decoders[owners < 0] = ""
         rows, contents = np.full(len(records), -1), {}
-        for decoder in filter(None, dict.fromkeys(decoders.tolist())):
+        for decoder in [name for name in dict.fromkeys(decoders.tolist()) if name]:
             these = np.flatnonzero(decoders == decoder)
             decode = self.context.file_decoders[decoder]
             contents[decoder] = decode(self.context, entries[these])

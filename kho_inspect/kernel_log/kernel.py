@@ -42,7 +42,7 @@ def kernel_of(release: str, info: VmcoreInfo | None, ring: Ring | None) -> Kerne
     version = next((text for text in lines if BANNER.fullmatch(text)), None)
     command = next(filter(None, map(_COMMAND_LINE.fullmatch, lines)), None)
     known = (name for text in lines for head, name in _HEADS.items() if text.startswith(head))
-    architecture = (info and info.architecture) or next(known, None)
+    architecture = (info.architecture if info else None) or next(known, None)
     return Kernel(
         release,
         version,

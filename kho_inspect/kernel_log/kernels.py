@@ -117,7 +117,7 @@ def last_mapped(
         for kernel in kernels
         if kernel.info and (space := address_space(memory, kernel.info))
     ]
-    return max(known, key=lambda one: one[0].order or 0, default=None)
+    return max(known, key=lambda one: one[0].order or 0) if known else None
 
 
 def _unnamed(

@@ -129,7 +129,7 @@ def _choose(
     memory: PhysicalMemory, located: scan.Located, wanted: Wanted, handed: Collection[PhysAddr]
 ) -> scan.FoundFdt | None:
     if callable(wanted):
-        return next(filter(wanted, located.whole), None)
+        return next((found for found in located.whole if wanted(found)), None)
     if isinstance(wanted, int):
         known = (found for found in located.fdts if found.paddr == wanted)
         return next(known, None) or scan.read_root(memory, wanted)

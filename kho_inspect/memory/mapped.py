@@ -167,7 +167,7 @@ class MappedMemory:
                 if high - low <= most:
                     self._whole = low, high
             # An item at every byte of the file: numpy takes out those that are wanted by itself.
-            every = np.ndarray((len(view) - size + 1,), f"V{size}", view, 0, (1,))
+            every: NDArray[Any] = np.ndarray((len(view) - size + 1,), f"V{size}", view, 0, (1,))
             items: NDArray[Any] = every[offsets].view(dtype)
             return items
         one_by_one = (self.read(paddr, size) for paddr in paddrs.tolist())

@@ -182,14 +182,20 @@ class Columns:
 
     def _table(self, widths: Sequence[int]) -> Table:
         from rich import box
+        from rich.padding import Padding
         from rich.table import Table  # a sound handover is judged without one
 
-        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-        for name, width in zip(self.names, widths, strict=True):
+        def spaced(row: Sequence[str | Text]) -> list[RenderableType]:
+            # What the table's own padding adds to a column's width depends on Rich's version.
+            return [row[0], *(Padding(cell, (0, 0, 0, 2)) for cell in row[1:])]
+
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+        for at, (name, header) in enumerate(zip(self.names, spaced(self.names), strict=True)):
             justify: JustifyMethod = "right" if name in self.right else "left"
-            made.add_column(name, justify=justify, overflow="fold", width=width)
+            width = widths[at] + 2 * bool(at)
+            made.add_column(header, justify=justify, overflow="fold", width=width)
         for row in self.rows:
-            made.add_row(*row)
+            made.add_row(*spaced(row))
         return made
 
 

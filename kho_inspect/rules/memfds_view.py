@@ -87,7 +87,8 @@ class MemfdsView:
             self._are_plain(table, bounds, memfds.records[these])
             for these, table, bounds in memfds.parts()
         ]
-        return ~np.concatenate([np.empty(0, dtype=bool), *plain])
+        odd: NDArray[np.bool_] = ~np.concatenate([np.empty(0, dtype=bool), *plain])
+        return odd
 
     def _are_plain(self, table: Folios, bounds: I64, records: NDArray[Any]) -> NDArray[np.bool_]:
         """Which memfds of some are as writers make them: one look at all entries clears most.

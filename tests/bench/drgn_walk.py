@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import drgn
 import numpy as np
+from numpy.typing import NDArray
 
 PAGE = 4096
 
@@ -31,7 +32,7 @@ def open_dump(path: str) -> drgn.Program:
 
 def leaves(
     prog: drgn.Program, paddr: int, level: int, key: int
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Iterator[tuple[int, NDArray[np.uint64]]]:
     """The first key and the words of every leaf, in order."""
     words = np.frombuffer(prog.read(paddr, PAGE, True), "<u8")
     if not level:

@@ -50,7 +50,8 @@ class Pairing:
             write.luo_v5(image, sessions, flbs, start=self.luo)
 
     def file(self, image: Image, content: bytes, **more: object) -> write.Memfd:
-        own = {"version": self.memfd} if isinstance(self.memfd, int) else {"features": self.memfd}
+        name = "version" if isinstance(self.memfd, int) else "features"
+        own: dict[str, object] = {name: self.memfd}
         return write.memfd(image, content, handler=self.handler, **own, **more)  # type: ignore[arg-type]
 
 
