@@ -381,7 +381,7 @@ def test_a_wrong_checksum_is_told(change: int) -> None:
     right = write.checksum(b"".join(data for _, data in FOLIOS))
     write.kho_test(image, FOLIOS, csum=right ^ change)
     found = sound(image, KhoTest)
-    assert found.checksum_ok is False
+    assert (found.checksum_ok, found.summary()) == (False, "checksum WRONG")
 
 
 @pytest.mark.parametrize("stored", [0, 0xFFFF, 0xFFFF_FFFF, 0xFFFF_0000])
@@ -389,7 +389,8 @@ def test_a_wrong_checksum_is_told(change: int) -> None:
 def test_the_two_zeros_of_ones_complement_are_equal(stored: int, byte: bytes) -> None:
     image = Image()
     write.kho_test(image, [(0, byte * 4096)], csum=stored)
-    assert sound(image, KhoTest).checksum_ok is True
+    found = sound(image, KhoTest)
+    assert (found.checksum_ok, found.summary()) == (True, "checksum ok")
 
 
 @pytest.mark.parametrize("missing", [b"nr_folios", b"csum", b"folios_info"])
@@ -529,3 +530,17 @@ def test_files_that_are_read_a_few_at_a_time_are_the_same(
     monkeypatch.setattr(memfd, "TOGETHER", 2)
     monkeypatch.setattr(vmalloc, "TOGETHER", 1)
     assert in_process(*asked, "--json") == together
+
+
+def test_a_short_table_behind_the_first_few_files_is_told_of_its_own_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memfd, "TOGETHER", 8)
+    monkeypatch.setattr(vmalloc, "TOGETHER", 1)
+    image = Image()
+    made = [write.memfd(image, write.pattern(4096, at)) for at in range(7)]
+    short = write.memfd(image, write.pattern(4096, 7), nr_folios=300)
+    luo(image, [Session(b"vm", [File(at, one) for at, one in enumerate([*made, short])])])
+    fault = only_fault(seen(image), FaultKind.MEMFD_FOLIOS)
+    assert fault.paddr == short.area.chunks[0]
+    assert path_name(fault.path) == "sub-node LUO → session 0 → file 7"

@@ -140,11 +140,23 @@ def test_two_sessions_with_one_name_both_come_out(tmp_path: Path) -> None:
     assert [case.content(item) for item in found.values()] == [b"0", b"1"]
 
 
-@pytest.mark.parametrize("names", [("x", "x", "x#2"), ("x#2", "x", "x")])
-def test_a_numbered_duplicate_collides_with_nobody(tmp_path: Path, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("names", "called"),
+    [
+        (("x", "x", "x#2"), ["x", "x#3", "x%232"]),
+        (("x#2", "x", "x"), ["x%232", "x", "x#3"]),
+        (("x", "y", "x"), ["x", "y", "x#2"]),
+        (("x", "x", "x#2", "x#3"), ["x", "x#4", "x%232", "x%233"]),
+    ],
+)
+def test_a_numbered_duplicate_collides_with_nobody(
+    names: tuple[str, ...], called: list[str], tmp_path: Path
+) -> None:
     image = Image()
     for number, name in enumerate(names):
         image.subnode(name, image.blob(b"%d" % number), 1)
     case = Case(image, tmp_path)
     found = case.extract()
-    assert sorted(case.content(item) for item in found.values()) == [b"0", b"1", b"2"]
+    assert {name: case.content(item) for name, item in found.items()} == {
+        f"blob/{name}": b"%d" % number for number, name in enumerate(called)
+    }
