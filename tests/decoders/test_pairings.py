@@ -436,3 +436,15 @@ def test_a_luo_of_an_unknown_version_under_an_assumed_root_is_no_panic(tmp_path:
 
 def test_any_kernel_of_a_root_takes_what_one_of_them_takes() -> None:
     assert kernels_of("kho-v2").files == ("memfd-v1", "memfd-v2")
+
+
+@pytest.mark.parametrize(("active", "seals"), [(3, 0xF), (2, None)])
+def test_seals_are_those_of_a_header_in_which_they_are_active(
+    active: int, seals: int | None
+) -> None:
+    image = Image()
+    made = write.memfd(image, b"x", features=feature_header(3, 3, active), seals=0xF)
+    write.luo_v5(image, [Session(b"vm", [File(1, made)])], start=FEATURES)
+    luo = look(image, image.finish()).blobs[0].content
+    assert isinstance(luo, Luo)
+    assert [file.content.seals for file in luo.files if isinstance(file.content, Memfd)] == [seals]

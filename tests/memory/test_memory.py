@@ -14,6 +14,7 @@ from kho_inspect.errors import NotStoredMemoryError, OutsideMemoryError, Unreada
 from kho_inspect.memory import PhysicalMemory, Presence, RamBlock, mapped, open_memory, read_parts
 from kho_inspect.memory.elf_core import notes_of
 from kho_inspect.memory.files import MappedFile
+from kho_inspect.memory.mapped import MappedMemory
 from kho_inspect.units import Extent
 from tests.fuzz.entries import BytesFile
 from tests.support.builder import Image
@@ -119,6 +120,22 @@ def test_reading_past_the_end_is_outside(image: Image, dump: Path) -> None:
     assert memory.presence((1 << 64) - 1, 1 << 63) is Presence.OUTSIDE
     mask = memory.stored_mask(words(0, sum(RAM) - 8, sum(RAM) - 7, (1 << 64) - 1), 8)
     assert mask.tolist() == [True, True, False, False]
+
+
+def test_an_item_that_ends_with_its_block_is_read_with_all_others(
+    image: Image, dump: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image.write_raw(dump)
+    memory = open_memory(str(dump))
+    ends = [extent.end - 8 for extent in memory.stored]
+    wanted = [memory.read(paddr, 8) for paddr in ends]
+
+    def one_by_one(self: MappedMemory, paddr: int, size: int) -> memoryview:
+        raise AssertionError(f"{paddr:#x}")
+
+    monkeypatch.setattr(MappedMemory, "read", one_by_one)
+    found = memory.gather(np.array(ends, dtype=np.uint64), np.dtype("V8"))
+    assert [bytes(item) for item in found] == [bytes(item) for item in wanted]
 
 
 def test_a_base_too_high_for_the_file_is_refused(dump: Path) -> None:
