@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
-from kho_inspect.cli.main import run
-from tests.support.cli import DTB, DUMP, REPO, SAMPLES
+from tests.support.cli import DTB, DUMP, REPO, SAMPLES, Result
+from tests.support.running import in_process
 
 FLIPS = 80
-
-
-def _run(*args: str | Path) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        status = run([str(arg) for arg in args])
-    return status, out.getvalue(), err.getvalue()
 
 
 def _flipped(data: bytes, places: list[int], rng: random.Random) -> Iterator[bytes]:
@@ -32,7 +23,8 @@ def _flipped(data: bytes, places: list[int], rng: random.Random) -> Iterator[byt
         yield bytes(copy)
 
 
-def _assert_sane(status: int, out: str, err: str) -> None:
+def _assert_sane(result: Result) -> None:
+    status, out, err = result.status, result.stdout, result.stderr
     assert status in (0, 1, 3, 4), err
     document = json.loads(out)
     assert (status == 3) == ("error" in document)
@@ -53,9 +45,9 @@ def test_flipped_bytes_in_the_dtb(tmp_path: Path, as_reviewed: Callable[..., Non
     path = tmp_path / "kho.dtb"
     for damaged in _flipped(data, list(range(len(data))), random.Random(1)):
         path.write_bytes(damaged)
-        said = _run(REPO / DUMP, path, "--json")
-        _assert_sane(*said)
-        as_reviewed(*said[1:])
+        said = in_process(REPO / DUMP, path, "--json")
+        _assert_sane(said)
+        as_reviewed(said.stdout, said.stderr)
 
 
 def _file_offsets(paddrs: list[int], page: int) -> list[int]:
@@ -85,9 +77,9 @@ def test_flipped_bytes_in_the_tree(
     path = tmp_path / "dump.elf"
     for damaged in _flipped(data, places, random.Random(2)):
         path.write_bytes(damaged)
-        said = _run(path, REPO / DTB, "--json")
-        _assert_sane(*said)
-        as_reviewed(*said[1:])
+        said = in_process(path, REPO / DTB, "--json")
+        _assert_sane(said)
+        as_reviewed(said.stdout, said.stderr)
 
 
 def test_report_on_a_damaged_tree_names_node_and_path(tmp_path: Path) -> None:
@@ -98,10 +90,10 @@ def test_report_on_a_damaged_tree_names_node_and_path(tmp_path: Path) -> None:
     data[start + 8 : start + 16] = (0x123456789).to_bytes(8, "little")
     path = tmp_path / "dump.elf"
     path.write_bytes(data)
-    status, out, _ = _run(path, REPO / DTB, "--full")
-    assert status == 1
-    words = " ".join(out.split())
-    assert "✘ decision   a kernel of the same ABI panics" in out
+    result = in_process(path, REPO / DTB, "--full")
+    assert result.status == 1
+    words = " ".join(result.stdout.split())
+    assert "✘ decision   a kernel of the same ABI panics" in result.stdout
     assert "KHO204 entry 1 of node 0x4b0000 points to 0x123456789, not aligned" in words
     assert "at root[1] → L4 (0x123456789)" in words
-    assert "order 0 ×1" in out
+    assert "order 0 ×1" in result.stdout

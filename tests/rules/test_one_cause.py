@@ -10,7 +10,6 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -412,11 +411,12 @@ def test_each_of_three_overlaps_is_found(tmp_path: Path) -> None:
     assert sum(one["count"] for one in overlaps) == 3
 
 
-def test_a_sub_node_that_is_there_twice_is_not_called_two_sub_nodes_of_one_blob() -> None:
+def test_a_sub_node_that_is_there_twice_is_not_called_two_sub_nodes_of_one_blob(
+    tmp_path: Path,
+) -> None:
     image = Image()
     blob = image.blob(u64(1) * 8)
     for _ in range(2):
         image.subnode("other", blob, 64)
-    with TemporaryDirectory() as folder:
-        found = document("check", *save(image, Path(folder), image.finish()))["findings"]
+    found = document("check", *save(image, tmp_path, image.finish()))["findings"]
     assert "KHO111" not in {one["code"] for one in found}
